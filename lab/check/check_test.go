@@ -1,0 +1,233 @@
+package check_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdrill/etcdrill/drivers/local"
+	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/check"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+)
+
+func TestMain(m *testing.M) {
+	if handled, code := tools.Main(os.Args); handled {
+		os.Exit(code)
+	}
+	// Built with -race this binary, and so every etcdctl, would sleep a second
+	// before it ends.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	os.Exit(m.Run())
+}
+
+// bench is a lab under test.
+type bench struct {
+	*lab.Cluster
+	eyes   *etcd.Observer
+	held   *lab.Held
+	rand   *rand.Rand
+	before []lab.Status
+	cli    *clientv3.Client
+}
+
+func up(t *testing.T, members, spares int, change func(*lab.Spec)) *bench {
+	t.Helper()
+	var spec lab.Spec
+	lab.Defaults(&spec)
+	spec.Members, spec.Spares = members, spares
+	spec.Heartbeat, spec.Election = 50*time.Millisecond, 500*time.Millisecond
+	if change != nil {
+		change(&spec)
+	}
+	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c, err := d.Up(ctx, "t", spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{Cluster: c, eyes: &etcd.Observer{}, held: &lab.Held{}, rand: rand.New(rand.NewPCG(1, 2))}
+	if b.cli, err = etcd.Client(c, c.Seats[:members]...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.held.Close()
+		b.cli.Close()
+		b.eyes.Close()
+		if err := d.Down(context.Background(), "t"); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+func (b *bench) env(t *testing.T) *lab.Env {
+	return &lab.Env{Cluster: b.Cluster, Kit: lab.Kit{Look: b.eyes.Look}, Rand: b.rand, Owner: t.Name(), Held: b.held, Before: b.before}
+}
+
+// mark is what the engine does before a break.
+func (b *bench) mark(t *testing.T) { b.before = b.eyes.Look(t.Context(), b.Cluster) }
+
+// verb makes a verb of words, the way the engine does: defaults, arguments,
+// validation, targets.
+func verb[V any](t *testing.T, b *bench, v V, args ...string) V {
+	t.Helper()
+	if err := fill(v, args...); err != nil {
+		t.Fatalf("%T: %s", v, err)
+	}
+	for _, target := range lab.Targets(v) {
+		err := lab.Until(t.Context(), "somebody to be "+target.Role, func(ctx context.Context) (err error) {
+			target.Names, err = lab.Pick(target.Role, b.eyes.Look(ctx, b.Cluster), b.rand)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return v
+}
+
+func fill(v any, args ...string) error {
+	lab.Defaults(v)
+	for _, a := range args {
+		key, value, _ := strings.Cut(a, "=")
+		found := false
+		for _, f := range lab.Fields(v) {
+			if f.Key == key {
+				found = true
+				if err := f.Set(value); err != nil {
+					return err
+				}
+			}
+		}
+		if !found {
+			return fmt.Errorf("no argument %q", key)
+		}
+	}
+	if c, ok := v.(interface{ Valid() error }); ok {
+		return c.Valid()
+	}
+	return nil
+}
+
+// one looks once.
+func (b *bench) one(t *testing.T, v lab.Check, args ...string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	return verb(t, b, v, args...).Holds(ctx, b.env(t))
+}
+
+// holds wants a check to hold, within some seconds.
+func (b *bench) holds(t *testing.T, v lab.Check, args ...string) {
+	t.Helper()
+	v = verb(t, b, v, args...)
+	// Without a quorum /readyz takes etcd's own time-out to say so, twice when
+	// other reads wait already.
+	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+	defer cancel()
+	err := lab.Until(ctx, "it to hold", func(ctx context.Context) error { return v.Holds(ctx, b.env(t)) })
+	if err != nil {
+		t.Errorf("%T %v: %s", v, args, err)
+	}
+}
+
+// fails wants an explicit finding.
+func (b *bench) fails(t *testing.T, says string, v lab.Check, args ...string) {
+	t.Helper()
+	err := b.one(t, v, args...)
+	var f *lab.Failure
+	if !errors.As(err, &f) || !strings.Contains(f.Error(), says) {
+		t.Errorf("%T %v: want a failure that says %q, got %T: %v", v, args, says, err, err)
+	}
+}
+
+// unsure wants "could not tell", which is neither yes nor no.
+func (b *bench) unsure(t *testing.T, says string, v lab.Check, args ...string) {
+	t.Helper()
+	err := b.one(t, v, args...)
+	var f *lab.Failure
+	if err == nil || errors.As(err, &f) || !strings.Contains(err.Error(), says) {
+		t.Errorf("%T %v: want an error that says %q and is no finding, got %T: %v", v, args, says, err, err)
+	}
+}
+
+func (b *bench) do(t *testing.T, v lab.Action, args ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := verb(t, b, v, args...).Do(ctx, b.env(t)); err != nil {
+		t.Fatalf("%T %v: %s", v, args, err)
+	}
+}
+
+func (b *bench) leader(t *testing.T) *lab.Member {
+	t.Helper()
+	is := verb(t, b, &check.Lag{}, "member=leader", "max=0").Member
+	m, err := etcd.Seat(b.Cluster, is)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (b *bench) signal(t *testing.T, m *lab.Member, name string) {
+	t.Helper()
+	if err := m.Proc.Signal(t.Context(), name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBadArguments(t *testing.T) {
+	for _, c := range []struct {
+		verb lab.Check
+		args []string
+		says string
+	}{
+		{&check.Leader{}, []string{"none=true", "same=true"}, "alone"},
+		{&check.Leader{}, []string{"changed=true", "same=true"}, "one of them"},
+		{&check.Term{}, nil, "grew"},
+		{&check.Term{}, []string{"grew=true", "same=true"}, "grew"},
+		{&check.Term{}, []string{"by=-1"}, "by"},
+		{&check.Writes{}, nil, "one of accepted and refused"},
+		{&check.Writes{}, []string{"accepted=true", "refused=true"}, "one of accepted and refused"},
+		{&check.Reads{}, nil, "one of accepted and refused"},
+		{&check.Value{}, []string{"key=k"}, "one of is and absent"},
+		{&check.Value{}, []string{"key=k", "is=v", "absent=true"}, "one of is and absent"},
+		{&check.Lease{}, []string{"name=l"}, "expected alive"},
+		{&check.Lease{}, []string{"name=l", "alive=perhaps"}, "true or false"},
+		{&check.Lease{}, []string{"name=l", "alive=false", "at-least=1s"}, "alone"},
+		{&check.Members{}, nil, "expected healthy"},
+		{&check.Members{}, []string{"equal=size"}, "expected hash"},
+		{&check.Members{}, []string{"equal=hash", "differ=hash"}, "one of them"},
+		{&check.Members{}, []string{"cluster=other"}, "expected same"},
+		{&check.Listing{}, []string{"member=m1", "absent=true", "same=true"}, "alone"},
+		{&check.Listing{}, []string{"member=m1", "started=maybe"}, "true or false"},
+		{&check.Listing{}, []string{"member=m1", "absent=true", "learner=true"}, "alone"},
+		{&check.Revision{}, nil, "equal or at-least"},
+		{&check.Lag{}, []string{"max=-1"}, "max"},
+		{&check.Alarms{}, nil, "none and is"},
+		{&check.Alarms{}, []string{"is=smoke"}, "nospace or corrupt"},
+		{&check.Health{}, []string{"path=ready"}, "readyz"},
+		{&check.Health{}, []string{"status=7"}, "HTTP status"},
+		{&check.Process{}, nil, "running, log or exit"},
+		{&check.Process{}, []string{"log=("}, "log"},
+		{&check.Process{}, []string{"running=true", "exit=killed"}, "one of them"},
+		{&check.Process{}, []string{"running=true", "ever=true"}, "with log"},
+		{&check.Watch{}, []string{"name=w"}, "ends, silent"},
+		{&check.Watch{}, []string{"name=w", "ends=x", "silent=true"}, "without"},
+	} {
+		if err := fill(c.verb, c.args...); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%T %v: got %v, want it refused with %q", c.verb, c.args, err, c.says)
+		}
+	}
+}
