@@ -1,0 +1,40 @@
+// Package drivers is the table of all drivers. A driver is named here and
+// nowhere else; each passes the suite in drivers/drivertest.
+package drivers
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/etcdrill/etcdrill/drivers/local"
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// Options are what the command line may say about drivers. Each driver takes
+// what concerns it.
+type Options struct {
+	Root   string // directory under which local labs live, see local.Options
+	Binary string // executable that is etcd too, see local.Options
+	Drill  string // what labs are made for
+}
+
+// table of all drivers by their word for --driver.
+var table = map[string]func(Options) lab.Driver{
+	local.Name: func(o Options) lab.Driver {
+		return local.New(local.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill})
+	},
+}
+
+// Names lists the drivers.
+func Names() []string { return slices.Sorted(maps.Keys(table)) }
+
+// New makes the driver of that name. It touches nothing.
+func New(name string, o Options) (lab.Driver, error) {
+	build, ok := table[name]
+	if !ok {
+		return nil, fmt.Errorf("driver %q: expected one of %s", name, strings.Join(Names(), ", "))
+	}
+	return build(o), nil
+}

@@ -1,0 +1,187 @@
+package network
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// The part of SOCKS 5 (RFC 1928) that is spoken here: no authentication,
+// CONNECT.
+const (
+	socksVersion     = 5
+	socksNoAuth      = 0
+	socksConnect     = 1
+	socksIPv4        = 1
+	socksName        = 3
+	socksIPv6        = 4
+	socksOK          = 0
+	socksFailure     = 1
+	socksUnreachable = 4
+	socksRefused     = 5
+	socksBadCommand  = 7
+)
+
+// greeting is how long a host may take to say where it wants to go.
+const greeting = 10 * time.Second
+
+// ServeSOCKS carries what a host says to other hosts, until l is closed.
+func (n *Network) ServeSOCKS(l net.Listener, host string) error {
+	if _, err := n.host(host); err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go n.serveSOCKS(c, host)
+	}
+}
+
+func (n *Network) serveSOCKS(c net.Conn, from string) {
+	c.SetDeadline(time.Now().Add(greeting))
+	to, port, err := readRequest(c)
+	if err != nil {
+		c.Close()
+		return
+	}
+	c.SetDeadline(time.Time{})
+	for _, h := range n.hosts {
+		if h.Addr != to {
+			continue
+		}
+		// A port on which nothing of ours listens is like one of a member that
+		// is down.
+		real := map[int]string{PeerPort: h.Peer, ClientPort: h.Client}[port]
+		dial := dialer(real)
+		if real == "" {
+			dial = func(context.Context) (net.Conn, error) { return nil, errRefused }
+		}
+		n.carry(c, pair{from, h.Name}, n.patience, dial, func(err error) error {
+			return reply(c, err)
+		})
+		return
+	}
+	reply(c, context.DeadlineExceeded)
+	c.Close()
+}
+
+// readRequest reads greeting and request, and answers the greeting.
+func readRequest(c net.Conn) (host string, port int, err error) {
+	var b [256]byte
+	if _, err := io.ReadFull(c, b[:2]); err != nil {
+		return "", 0, err
+	}
+	if b[0] != socksVersion {
+		return "", 0, fmt.Errorf("socks version %d", b[0])
+	}
+	if _, err := io.ReadFull(c, b[:b[1]]); err != nil {
+		return "", 0, err
+	}
+	if _, err := c.Write([]byte{socksVersion, socksNoAuth}); err != nil {
+		return "", 0, err
+	}
+	if _, err := io.ReadFull(c, b[:4]); err != nil {
+		return "", 0, err
+	}
+	if b[1] != socksConnect {
+		write(c, socksBadCommand)
+		return "", 0, fmt.Errorf("socks command %d", b[1])
+	}
+	switch kind := b[3]; kind {
+	case socksIPv4, socksIPv6:
+		size := map[byte]int{socksIPv4: 4, socksIPv6: 16}[kind]
+		if _, err := io.ReadFull(c, b[:size]); err != nil {
+			return "", 0, err
+		}
+		addr, _ := netip.AddrFromSlice(b[:size])
+		host = addr.Unmap().String()
+	case socksName:
+		if _, err := io.ReadFull(c, b[:1]); err != nil {
+			return "", 0, err
+		}
+		name := b[:b[0]]
+		if _, err := io.ReadFull(c, name); err != nil {
+			return "", 0, err
+		}
+		host = string(name)
+	default:
+		return "", 0, fmt.Errorf("socks address type %d", kind)
+	}
+	if _, err := io.ReadFull(c, b[:2]); err != nil {
+		return "", 0, err
+	}
+	return host, int(binary.BigEndian.Uint16(b[:2])), nil
+}
+
+func reply(c net.Conn, err error) error {
+	switch {
+	case err == nil:
+		return write(c, socksOK)
+	case errors.Is(err, errRefused):
+		return write(c, socksRefused)
+	case errors.Is(err, context.DeadlineExceeded):
+		return write(c, socksUnreachable)
+	}
+	return write(c, socksFailure)
+}
+
+func write(c net.Conn, code byte) error {
+	_, err := c.Write([]byte{socksVersion, code, 0, socksIPv4, 0, 0, 0, 0, 0, 0})
+	return err
+}
+
+// Dial connects to an address of the lab through a host's SOCKS listener, as
+// that host's etcd would. A refused connection gives an error that is a
+// syscall.ECONNREFUSED, one that hung too long an EHOSTUNREACH.
+func Dial(ctx context.Context, socks, addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil || !to.Addr().Is4() {
+		return nil, fmt.Errorf("dial %s: expected an address such as 192.0.2.1:%s", addr, strconv.Itoa(PeerPort))
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", socks)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	err = connect(c, to)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		c.Close()
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
+	}
+	return c, nil
+}
+
+func connect(c net.Conn, to netip.AddrPort) error {
+	ip := to.Addr().As4()
+	ask := append([]byte{socksVersion, 1, socksNoAuth, socksVersion, socksConnect, 0, socksIPv4}, ip[:]...)
+	ask = binary.BigEndian.AppendUint16(ask, to.Port())
+	if _, err := c.Write(ask); err != nil {
+		return err
+	}
+	var answer [2 + 10]byte
+	if _, err := io.ReadFull(c, answer[:]); err != nil {
+		return err
+	}
+	switch answer[3] {
+	case socksOK:
+		return nil
+	case socksRefused:
+		return syscall.ECONNREFUSED
+	case socksUnreachable:
+		return syscall.EHOSTUNREACH
+	}
+	return fmt.Errorf("socks answer %d", answer[3])
+}

@@ -1,0 +1,133 @@
+package local
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// record is lab.json: all that another process must know to use a lab.
+type record struct {
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+	Keep    bool      `json:"keep"`
+	Owner   life      `json:"owner"`
+	Drill   string    `json:"drill,omitempty"`
+	Spec    lab.Spec  `json:"spec"`
+	Seats   []seat    `json:"seats"`
+}
+
+// seat is a host with the addresses of its member.
+type seat struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"`
+	Ports
+}
+
+// life is one life of a process: pids are used again, start times are not.
+type life struct {
+	PID     int    `json:"pid"`
+	Started string `json:"started"`
+}
+
+// alive tells whether that process still runs.
+func (l life) alive() bool {
+	started, _, err := procState(l.PID)
+	return err == nil && started == l.Started
+}
+
+// dir is the directory of a lab and what is where in it.
+type dir string
+
+func (d dir) join(elem ...string) string {
+	return filepath.Join(append([]string{string(d)}, elem...)...)
+}
+func (d dir) record() string          { return d.join("lab.json") }
+func (d dir) host(name string) string { return d.join("hosts", name) }
+func (d dir) log(name string) string  { return d.join("hosts", name, "etcd.log") }
+func (d dir) life(name string) string { return d.join("hosts", name, "process.json") }
+func (d dir) binary() string          { return d.join("bin", "etcdrill") }
+
+// socketDir is where the supervisor's socket lies when the lab's own directory
+// has too long a name for one.
+func (d dir) socketDir() string {
+	sum := sha256.Sum256([]byte(d))
+	return filepath.Join("/tmp", "etcdrill-"+strconv.Itoa(os.Getuid())+"-"+hex.EncodeToString(sum[:8]))
+}
+
+// socket is the supervisor's socket. Kernels allow about a hundred bytes.
+func (d dir) socket() string {
+	if s := d.join("control"); len(s) <= 100 {
+		return s
+	}
+	return filepath.Join(d.socketDir(), "control")
+}
+
+func readRecord(d dir) (record, error) {
+	var r record
+	return r, readJSON(d.record(), &r)
+}
+
+func (r record) write(d dir) error { return writeJSON(d.record(), r) }
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(path, 0o600, append(data, '\n'))
+}
+
+// writeFile writes a file whole or not at all. It is not synced to disk: a
+// lab does not outlive the machine it runs on.
+func writeFile(path string, mode fs.FileMode, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Chmod(mode); err == nil {
+		err = cerr
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
+
+// checkID refuses names that are not one plain path element.
+func checkID(id string) error {
+	if !validID.MatchString(id) {
+		return fmt.Errorf("lab %q: expected letters, digits, dots and dashes, at most 100", id)
+	}
+	return nil
+}

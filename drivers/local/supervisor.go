@@ -1,0 +1,184 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/etcdrill/etcdrill/drivers/local/network"
+)
+
+// SuperviseWord is the hidden first argument with which an executable is to
+// call Supervise.
+const SuperviseWord = "__supervise"
+
+// What a supervisor can be asked.
+const (
+	wordStart    = "/process/start"
+	wordStop     = "/process/stop"
+	wordSignal   = "/process/signal"
+	wordState    = "/process/state"
+	wordSet      = "/links/set"
+	wordClear    = "/links/clear"
+	wordRules    = "/links/rules"
+	wordProbe    = "/links/probe"
+	wordInject   = "/trace/inject"
+	wordUninject = "/trace/clear"
+	wordHits     = "/trace/hits"
+	wordKeep     = "/keep"
+)
+
+// ready is what a supervisor says on its standard output once it can be asked.
+const ready = "ready\n"
+
+// Supervise is the supervisor of one lab, whose directory is the only
+// argument; it returns the exit code when the lab is over. Its surroundings
+// are made by Driver.Up: files 3 and on are the listeners claimed for the
+// lab's hosts, standard input ends when the owner of the lab does.
+func Supervise(args []string) int {
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "expected the directory of a lab")
+		return 2
+	}
+	if err := supervise(dir(args[0])); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func supervise(d dir) error {
+	r, err := readRecord(d)
+	if err != nil {
+		return err
+	}
+	var hosts []network.Host
+	for _, s := range r.Seats {
+		hosts = append(hosts, network.Host{Name: s.Name, Addr: s.Addr, Peer: loopback(s.Peer), Client: loopback(s.Client)})
+	}
+	// As patient as etcd is when it dials a peer: a second and an election.
+	net := network.New(hosts, time.Second+r.Spec.Election)
+	failed := make(chan error, 2*len(hosts)+1)
+	for i, h := range hosts {
+		front, err := inherited(3 + 2*i)
+		if err != nil {
+			return err
+		}
+		socks, err := inherited(4 + 2*i)
+		if err != nil {
+			return err
+		}
+		go func() { failed <- net.ServeClients(front, h.Name) }()
+		go func() { failed <- net.ServeSOCKS(socks, h.Name) }()
+	}
+
+	fork := newForker()
+	members := map[string]*member{}
+	for _, s := range r.Seats {
+		members[s.Name] = &member{dir: d, id: r.ID, seat: s, forker: fork}
+	}
+	defer func() {
+		for _, m := range members {
+			m.kill()
+		}
+	}()
+	traces := newTraces(d, r.ID, fork, members)
+	defer traces.close()
+
+	var keep atomic.Bool
+	listener, err := listenControl(d)
+	if err != nil {
+		return err
+	}
+	go func() { failed <- http.Serve(listener, serve(members, net, traces, &keep)) }()
+
+	owner := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(owner)
+	}()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	if _, err := os.Stdout.WriteString(ready); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-owner:
+			if !keep.Load() {
+				return errors.New("the process that made the lab has ended, and so does the lab")
+			}
+			owner = nil
+		case s := <-stop:
+			return fmt.Errorf("ended by %s", s)
+		case err := <-failed:
+			return err
+		}
+	}
+}
+
+// serve is the table of words.
+func serve(members map[string]*member, n *network.Network, t *traces, keep *atomic.Bool) words {
+	on := func(do func(*member, context.Context, ask) (any, error)) func(context.Context, ask) (any, error) {
+		return func(ctx context.Context, a ask) (any, error) {
+			m := members[a.Host]
+			if m == nil {
+				return nil, fmt.Errorf("no host %q in this lab", a.Host)
+			}
+			return do(m, ctx, a)
+		}
+	}
+	return words{
+		wordStart:    on((*member).start),
+		wordStop:     on((*member).stop),
+		wordSignal:   on((*member).signal),
+		wordState:    on((*member).look),
+		wordSet:      func(ctx context.Context, a ask) (any, error) { return nil, n.Set(ctx, a.Owner, a.From, a.To, a.Rule) },
+		wordClear:    func(ctx context.Context, a ask) (any, error) { return nil, n.Clear(ctx, a.Owner) },
+		wordRules:    func(ctx context.Context, _ ask) (any, error) { return n.Rules(ctx) },
+		wordProbe:    func(ctx context.Context, a ask) (any, error) { return n.Probe(ctx, a.From, a.To) },
+		wordInject:   func(ctx context.Context, a ask) (any, error) { return nil, t.inject(ctx, a.Owner, a.Host, a.Inject) },
+		wordUninject: func(_ context.Context, a ask) (any, error) { t.clear(a.Owner); return nil, nil },
+		wordHits:     func(_ context.Context, a ask) (any, error) { return t.hits(a.Owner), nil },
+		wordKeep:     func(context.Context, ask) (any, error) { keep.Store(true); return nil, nil },
+	}
+}
+
+// inherited is the listener that came with a file descriptor.
+func inherited(fd int) (net.Listener, error) {
+	f := os.NewFile(uintptr(fd), "claim")
+	defer f.Close()
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("listener %d: %w", fd, err)
+	}
+	return l, nil
+}
+
+// listenControl opens the socket, for its owner alone.
+func listenControl(d dir) (net.Listener, error) {
+	path := d.socket()
+	if parent := filepath.Dir(path); parent != string(d) {
+		// Somebody else's directory of that name is not to be used.
+		if err := os.Mkdir(parent, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	// The directory is closed to others, so the moment before Chmod is harmless.
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+func configFile(home string) string { return filepath.Join(home, "etcd.yaml") }
