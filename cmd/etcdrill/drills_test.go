@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etcdrill/etcdrill/drivers"
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/verbs"
+	"github.com/etcdrill/etcdrill/scenarios"
+)
+
+// Every shipped drill passes, and every drill that shows damage fails. It
+// takes minutes, so it runs only where ETCDRILL_DRILLS says so (make
+// test-drills). ETCDRILL_DRILLS is "all", or the tag of the drills to run.
+func TestShippedDrills(t *testing.T) {
+	which := os.Getenv("ETCDRILL_DRILLS")
+	if which == "" {
+		t.Skip("set ETCDRILL_DRILLS=all to run every shipped drill")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := os.Getenv("ETCDRILL_OUT")
+	if out == "" {
+		out = t.TempDir()
+	}
+	drv, err := drivers.New("local", drivers.Options{Binary: exe, Root: filepath.Join(t.TempDir(), "home")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range scenarios.All() {
+		if bytes.Contains(f.Source, []byte("${var:")) {
+			continue // needs something from outside; see make test-museum
+		}
+		d, err := lab.Parse(f.Path, f.Source, verbs.All(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if which != "all" && !d.Has(which) {
+			continue
+		}
+		t.Run(d.Name, func(t *testing.T) {
+			t.Parallel()
+			want := lab.Pass
+			if d.Has("damage") {
+				want = lab.Fail
+			}
+			// Machines that run this are small and shared, and some promises are
+			// about time. A drill that misses once is run again and told about;
+			// missing twice in a row is a failure.
+			for try := 1; ; try++ {
+				seed := rand.Uint64N(1 << 32)
+				r, err := lab.Run(t.Context(), d, drv, verbs.Kit(), lab.Options{Out: out, ID: lab.NewID(d.Name, time.Now(), seed), Seed: seed})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(r.Left) > 0 {
+					t.Fatalf("left behind: %q", r.Left)
+				}
+				if r.Verdict == want {
+					return
+				}
+				if r.Verdict == lab.Skip && !strings.Contains(os.Getenv("ETCDRILL_MUST"), "trace") {
+					t.Skip(r.Reason)
+				}
+				t.Logf("try %d, seed %d: %s, want %s: %s", try, seed, r.Verdict, want, r.Reason)
+				if try == 2 {
+					t.FailNow()
+				}
+			}
+		})
+	}
+}
+
+// A run that is killed at any moment leaves nothing that gc does not remove.
+// ETCDRILL_KILLS says how often it is tried.
+func TestKilledRunsLeaveNothing(t *testing.T) {
+	kills := 6
+	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_KILLS")); err == nil {
+		kills = n
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	home := filepath.Join(dir, "home")
+	command := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(dir, "etcdrill"), args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "ETCDRILL_HOME="+home)
+		return cmd
+	}
+	if err := os.Symlink(exe, filepath.Join(dir, "etcdrill")); err != nil {
+		t.Fatal(err)
+	}
+	drill := `apiVersion: etcdrill/v1
+kind: Drill
+name: killed
+title: To be killed
+cluster: {members: 3, heartbeat: 10ms, election: 100ms}
+load: {clients: 2, rate: 50/s, warmup: 100ms}
+steps:
+  - {break: pause, member: follower, as: paused}
+  - {break: crash, member: leader, as: crashed}
+  - {do: wait, for: 300ms}
+  - {heal: crashed}
+  - {heal: paused}
+  - {break: cut, member: leader, as: cut}
+  - {do: wait, for: 300ms}
+`
+	if err := os.WriteFile(filepath.Join(dir, "killed.yaml"), []byte(drill), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i := range kills {
+		var said bytes.Buffer
+		cmd := command("run", "killed.yaml", "-q")
+		cmd.Stderr, cmd.Stdout = &said, &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		after := rand.N(4 * time.Second)
+		time.Sleep(after) // the moment is the point of this test
+		cmd.Process.Kill()
+		cmd.Wait()
+		for n := range 2 { // the second time changes nothing
+			if out, err := command("gc").CombinedOutput(); err != nil {
+				t.Fatalf("kill %d after %s: gc %d: %v\n%s", i, after, n+1, err, out)
+			}
+		}
+		if left := labelled(t, home); len(left) > 0 {
+			t.Fatalf("kill %d after %s: left after gc: %q\n%s", i, after, left, said.String())
+		}
+		labs, err := filepath.Glob(filepath.Join(home, "labs", "*"))
+		if err != nil || len(labs) > 0 {
+			t.Fatalf("kill %d after %s: left after gc: %q, %v", i, after, labs, err)
+		}
+	}
+}
+
+// labelled finds processes that belong to a lab below home.
+func labelled(t *testing.T, home string) []string {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("looks into /proc")
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, p := range procs {
+		env, err := os.ReadFile(filepath.Join(p, "environ"))
+		if err != nil {
+			continue // gone, or somebody else's
+		}
+		cmdline, _ := os.ReadFile(filepath.Join(p, "cmdline"))
+		if bytes.Contains(env, []byte("ETCDRILL_LAB=")) && bytes.Contains(append(env, cmdline...), []byte(home)) {
+			out = append(out, fmt.Sprintf("%s %s", filepath.Base(p), bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
+		}
+	}
+	return out
+}
