@@ -1,0 +1,43 @@
+# The README's commands. `make verify` is what CI runs.
+
+GO      ?= go
+LDFLAGS ?= -s -w
+export CGO_ENABLED ?= 0
+
+.PHONY: build test test-drills test-museum bench lint verify generate clean
+
+build: ## the static binary, bin/etcdrill
+	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
+
+# The members of the tests' labs run from the binary that users run, not from
+# the test binary, whose race detector would slow etcd down several times.
+test: build ## hermetic: no Docker, no network, no root
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GO) test -race -timeout 10m ./...
+
+test-drills: ## every shipped drill, those that show damage too, and 50 killed runs
+	CGO_ENABLED=1 ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 3 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'
+
+test-museum: build ## stock etcd binaries with a known bug: found; without it: no false alarm
+	fixtures/museum/test
+
+bench: build ## the benchmark table
+	$(GO) run ./cmd/bench
+	CGO_ENABLED=0 $(GO) test ./lab/judge -run '^$$' -bench .
+
+generate: ## what is made from the code: catalogue, schema, plans
+	$(GO) test ./cmd/etcdrill -run 'TestGenerated' -update
+
+lint: ## gofmt, vet, staticcheck, other systems, generated files
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; fi
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/etcdrill
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/etcdrill
+	$(GO) test ./cmd/etcdrill -run 'TestGenerated'
+
+verify: ## what CI runs
+	.ci/run
+
+clean:
+	rm -rf bin etcdrill-runs
