@@ -12,7 +12,7 @@ build: ## the static binary, bin/etcdrill
 # The members of the tests' labs run from the binary that users run, not from
 # the test binary, whose race detector would slow etcd down several times.
 test: build ## hermetic: no Docker, no network, no root
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GO) test -race -timeout 10m ./...
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GO) test -race -timeout 10m -parallel 4 ./...
 
 test-drills: ## every shipped drill, those that show damage too, and 50 killed runs
 	CGO_ENABLED=1 ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 3 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'

@@ -34,7 +34,6 @@ type bench struct {
 	*lab.Cluster
 	eyes   *etcd.Observer
 	held   *lab.Held
-	rand   *rand.Rand
 	before []lab.Status
 	cli    *clientv3.Client
 }
@@ -55,7 +54,7 @@ func up(t *testing.T, members, spares int, change func(*lab.Spec)) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{Cluster: c, eyes: &etcd.Observer{}, held: &lab.Held{}, rand: rand.New(rand.NewPCG(1, 2))}
+	b := &bench{Cluster: c, eyes: &etcd.Observer{}, held: &lab.Held{}}
 	if b.cli, err = etcd.Client(c, c.Seats[:members]...); err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +69,10 @@ func up(t *testing.T, members, spares int, change func(*lab.Spec)) *bench {
 	return b
 }
 
+func seeded() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
+
 func (b *bench) env(t *testing.T) *lab.Env {
-	return &lab.Env{Cluster: b.Cluster, Kit: lab.Kit{Look: b.eyes.Look}, Rand: b.rand, Owner: t.Name(), Held: b.held, Before: b.before}
+	return &lab.Env{Cluster: b.Cluster, Kit: lab.Kit{Look: b.eyes.Look}, Rand: seeded(), Owner: t.Name(), Held: b.held, Before: b.before}
 }
 
 // mark is what the engine does before a break.
@@ -86,7 +87,7 @@ func verb[V any](t *testing.T, b *bench, v V, args ...string) V {
 	}
 	for _, target := range lab.Targets(v) {
 		err := lab.Until(t.Context(), "somebody to be "+target.Role, func(ctx context.Context) (err error) {
-			target.Names, err = lab.Pick(target.Role, b.eyes.Look(ctx, b.Cluster), b.rand)
+			target.Names, err = lab.Pick(target.Role, b.eyes.Look(ctx, b.Cluster), seeded())
 			return err
 		})
 		if err != nil {

@@ -115,25 +115,49 @@ func TestQuorumStory(t *testing.T) {
 		b.signal(t, second, "STOP") // silence instead of refusal
 		b.holds(t, &check.Leader{}, "none=true")
 		b.fails(t, "got none", &check.Leader{})
-		b.holds(t, &check.Quorum{}, "lost=true")
-		b.fails(t, "a linearizable read that is answered", &check.Quorum{})
-		b.holds(t, &check.Writes{}, "refused=true")
-		b.fails(t, "want accepted", &check.Writes{}, "accepted=true")
-		b.holds(t, &check.Reads{}, "refused=true")
-		b.fails(t, "want accepted", &check.Reads{}, "accepted=true")
-		b.holds(t, &check.Reads{}, "accepted=true", "serializable=true")
-		b.holds(t, &check.Value{}, "key=Gabon", "is=Bona nit", "serializable=true")
-		b.unsure(t, "could not read", &check.Value{}, "key=Gabon", "is=Bona nit")
-		b.holds(t, &check.Health{}, "member=up", "path=livez")
-		b.holds(t, &check.Health{}, "member=up", "status=503", "says=[-]linearizable_read")
-		b.holds(t, &check.Health{}, "member=up", "path=health", "status=503")
-		b.holds(t, &check.Members{}, "healthy=0")
-		b.unsure(t, "could not look", &check.Members{}, "voters=3")
-		b.holds(t, &check.Listing{}, "member=m1", "serializable=true", "started=true")
-		b.holds(t, &check.Listing{}, "member=m1", "refused=true")
-		b.unsure(t, "could not look", &check.Listing{}, "member=m1", "started=true")
-		b.unsure(t, "no leader", &check.Lag{}, "member=up", "max=1000")
-		b.holds(t, &check.Alarms{}, "none=true")
+		// Each of these waits for a time-out of its own.
+		t.Run("all at once", func(t *testing.T) {
+			for name, ask := range map[string]func(t *testing.T){
+				"quorum": func(t *testing.T) {
+					b.holds(t, &check.Quorum{}, "lost=true")
+					b.fails(t, "a linearizable read that is answered", &check.Quorum{})
+				},
+				"writes": func(t *testing.T) {
+					b.holds(t, &check.Writes{}, "refused=true")
+					b.fails(t, "want accepted", &check.Writes{}, "accepted=true")
+				},
+				"reads": func(t *testing.T) {
+					b.holds(t, &check.Reads{}, "refused=true")
+					b.fails(t, "want accepted", &check.Reads{}, "accepted=true")
+					b.unsure(t, "could not read", &check.Value{}, "key=Gabon", "is=Bona nit")
+				},
+				"serializable": func(t *testing.T) {
+					b.holds(t, &check.Reads{}, "accepted=true", "serializable=true")
+					b.holds(t, &check.Value{}, "key=Gabon", "is=Bona nit", "serializable=true")
+					b.holds(t, &check.Health{}, "member=up", "path=livez")
+					b.holds(t, &check.Alarms{}, "none=true")
+				},
+				"ready": func(t *testing.T) {
+					b.holds(t, &check.Health{}, "member=up", "status=503", "says=[-]linearizable_read")
+					b.holds(t, &check.Health{}, "member=up", "path=health", "status=503")
+				},
+				"members": func(t *testing.T) {
+					b.holds(t, &check.Members{}, "healthy=0")
+					b.unsure(t, "could not look", &check.Members{}, "voters=3")
+					b.unsure(t, "no leader", &check.Lag{}, "member=up", "max=1000")
+				},
+				"listing": func(t *testing.T) {
+					b.holds(t, &check.Listing{}, "member=m1", "serializable=true", "started=true")
+					b.holds(t, &check.Listing{}, "member=m1", "refused=true")
+					b.unsure(t, "could not look", &check.Listing{}, "member=m1", "started=true")
+				},
+			} {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					ask(t)
+				})
+			}
+		})
 		b.holds(t, &check.Watch{}, "name=strict", "ends=no leader")
 		b.fails(t, "end of watch", &check.Watch{}, "name=strict", "ends=compacted")
 		b.fails(t, "ended", &check.Watch{}, "name=strict", "silent=true")

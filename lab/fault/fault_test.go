@@ -42,6 +42,7 @@ func (b *bed) lives(n int, all ...life) {
 }
 
 func TestProcesses(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, spec(3, 0))
 	b.lives(3,
 		life{"crash", &fault.Crash{Member: on("leader")}, nil},
@@ -123,6 +124,7 @@ func (b *bed) serves(t *testing.T, name string) {
 }
 
 func TestFiles(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, spec(3, 0))
 	corrupt := func(what string) lab.Fault { return &fault.Corrupt{Member: on("m2"), What: what} }
 	starts := func(text string) func(t *testing.T, b *bed, e *lab.Env) {
@@ -166,6 +168,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestLinks(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, spec(5, 0))
 	var old *lab.Member // the leader that is cut off
 	refuses := func(t *testing.T, b *bed, e *lab.Env) {
@@ -216,29 +219,31 @@ func TestLinks(t *testing.T) {
 		life{"throttle", &fault.Throttle{Member: on("m3"), Rate: 256 << 10, Clients: true}, nil},
 		life{"throttle-one-way", &fault.Throttle{From: on("m1"), To: on("m2"), Rate: 64 << 10}, nil},
 	)
-	// Each fault sees its own effect inside another one, and heals only that.
-	t.Run("nested", func(t *testing.T) {
-		b := &bed{t, b.Cluster, b.eyes}
-		slow := &fault.Slow{Member: on("all"), Delay: 60 * time.Millisecond}
-		e, book := b.inject(t, slow)
-		for _, inner := range []lab.Fault{
-			&fault.Cut{Member: on("m5"), Shape: "isolate", Mode: "drop"},
-			&fault.Slow{From: on("m1"), To: on("m2"), Delay: 50 * time.Millisecond},
-			&fault.Throttle{From: on("m1"), To: on("m2"), Rate: 32 << 10},
-		} {
-			e := b.env(fmt.Sprintf("inner %T", inner))
-			b.aim(inner, e)
-			never(t, inner, e, "only the outer fault is there")
-			if err := inner.Inject(t.Context(), e); err != nil {
-				t.Fatal(err)
-			}
-			until(t, inner, e, lab.Bites)
-			b.heal(t, inner, e, ledger(t, inner))
+}
+
+// Each fault sees its own effect inside another one, and heals only that.
+func TestNested(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, spec(3, 0))
+	slow := &fault.Slow{Member: on("all"), Delay: 60 * time.Millisecond}
+	e, book := b.inject(t, slow)
+	for _, inner := range []lab.Fault{
+		&fault.Cut{Member: on("m3"), Shape: "isolate", Mode: "drop"},
+		&fault.Slow{From: on("m1"), To: on("m2"), Delay: 50 * time.Millisecond},
+		&fault.Throttle{From: on("m1"), To: on("m2"), Rate: 32 << 10},
+	} {
+		e := b.env(fmt.Sprintf("inner %T", inner))
+		b.aim(inner, e)
+		never(t, inner, e, "only the outer fault is there")
+		if err := inner.Inject(t.Context(), e); err != nil {
+			t.Fatal(err)
 		}
-		until(t, slow, e, lab.Bites)
-		b.heal(t, slow, e, book)
-		b.ready(5)
-	})
+		until(t, inner, e, lab.Bites)
+		b.heal(t, inner, e, ledger(t, inner))
+	}
+	until(t, slow, e, lab.Bites)
+	b.heal(t, slow, e, book)
+	b.ready(3)
 }
 
 func (b *bed) leader(e *lab.Env) *lab.Member {
@@ -262,6 +267,7 @@ func (b *bed) others(not *lab.Member) []*lab.Member {
 }
 
 func TestDisks(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, spec(3, 0))
 	if why := b.Caps.Lacks([]lab.Cap{lab.CapTrace}); why != nil {
 		t.Skip(why)
@@ -285,6 +291,7 @@ func TestDisks(t *testing.T) {
 }
 
 func TestStore(t *testing.T) {
+	t.Parallel()
 	b := newBed(t, spec(3, 0))
 	overload := func(kind string, size lab.Bytes) lab.Fault {
 		return &fault.Overload{Clients: 30, Size: size, Kind: kind}

@@ -119,6 +119,7 @@ func (b *bed) same(t *testing.T, seats ...*lab.Member) {
 // What a drill replaces, a fault must not bring back: two lives of one member
 // never mix.
 func TestReplaced(t *testing.T) {
+	t.Parallel()
 	all := newBed(t, spec(3, 0))
 	sub := func(name string, test func(t *testing.T, b *bed)) {
 		t.Run(name, func(t *testing.T) { test(t, &bed{t, all.Cluster, all.eyes}) })
