@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/etcdrill/etcdrill/drivers/docker"
 	"github.com/etcdrill/etcdrill/drivers/local"
+	"github.com/etcdrill/etcdrill/drivers/ssh"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -18,12 +20,25 @@ type Options struct {
 	Root   string // directory under which local labs live, see local.Options
 	Binary string // executable that is etcd too, see local.Options
 	Drill  string // what labs are made for
+	// Inventory is the file with the machines of the ssh driver, and AcceptNew
+	// lets it meet hosts it does not know yet.
+	Inventory string
+	AcceptNew bool
+	// Say is told about what takes long, such as a first build of an image; may
+	// be nil.
+	Say func(what string)
 }
 
 // table of all drivers by their word for --driver.
 var table = map[string]func(Options) lab.Driver{
+	docker.Name: func(o Options) lab.Driver {
+		return docker.New(docker.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill, Say: o.Say})
+	},
 	local.Name: func(o Options) lab.Driver {
 		return local.New(local.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill})
+	},
+	ssh.Name: func(o Options) lab.Driver {
+		return ssh.New(ssh.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill, Inventory: o.Inventory, AcceptNew: o.AcceptNew})
 	},
 }
 

@@ -1,8 +1,11 @@
 package local
 
 import (
+	"context"
+	"net"
 	"path/filepath"
 
+	"github.com/etcdrill/etcdrill/drivers/control"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 )
@@ -10,13 +13,13 @@ import (
 // cluster is a lab.Cluster that is being put together.
 type cluster struct {
 	*lab.Cluster
-	tracer *tracer
+	tracer lab.Tracer
 }
 
 // newCluster puts together what a record tells.
 func newCluster(where dir, r record) (*cluster, error) {
-	control := newControl(where)
-	c := &lab.Cluster{ID: r.ID, Driver: Name, Spec: r.Spec, Links: &links{control}, Dir: string(where)}
+	supervisor := supervisorOf(where)
+	c := &lab.Cluster{ID: r.ID, Driver: Name, Spec: r.Spec, Links: control.Links{Client: supervisor}, Dir: string(where)}
 	scheme, pki := "http", ""
 	if r.Spec.TLS == "mutual" {
 		var err error
@@ -30,7 +33,7 @@ func newCluster(where dir, r record) (*cluster, error) {
 		m := &lab.Member{
 			Name:      s.Name,
 			Host:      h,
-			Proc:      &proc{control: control, host: s.Name},
+			Proc:      &proc{control: supervisor, dir: where, host: s.Name},
 			ClientURL: scheme + "://" + loopback(s.Front),
 			LocalURL:  scheme + "://" + loopback(s.Client),
 			PeerURL:   scheme + "://" + s.Addr + ":2380",
@@ -45,7 +48,16 @@ func newCluster(where dir, r record) (*cluster, error) {
 		}
 		c.Hosts, c.Seats = append(c.Hosts, h), append(c.Seats, m)
 	}
-	return &cluster{Cluster: c, tracer: &tracer{control}}, nil
+	return &cluster{Cluster: c, tracer: control.Tracer{Client: supervisor}}, nil
+}
+
+// supervisorOf asks the supervisor of a lab. Connections are not kept: a Driver
+// is not closed, and they are cheap.
+func supervisorOf(d dir) *control.Client {
+	return control.NewClient("the supervisor of lab "+string(d), "", false, func(ctx context.Context) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", d.socket())
+	})
 }
 
 func (c *cluster) setCaps(caps lab.Caps) {

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/etcdrill/etcdrill/drivers/local/network"
+	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -132,10 +132,11 @@ func (h *host) Get(ctx context.Context, path string) ([]byte, error) {
 // Dial implements lab.Host. Addresses of the lab are reached as the host's
 // etcd reaches them, under the rules of the links; all others directly.
 func (h *host) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	if strings.HasPrefix(addr, addrPrefix) {
-		return network.Dial(ctx, loopback(h.seat.SOCKS), addr)
-	}
 	var d net.Dialer
+	if strings.HasPrefix(addr, addrPrefix) {
+		socks := func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", loopback(h.seat.SOCKS)) }
+		return network.Dial(ctx, socks, addr)
+	}
 	return d.DialContext(ctx, "tcp", addr)
 }
 

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -75,7 +77,7 @@ func start(t *testing.T, d dir, host string) *exec.Cmd {
 	return cmd
 }
 
-func alive(pid int) bool { _, _, err := procState(pid); return err == nil }
+func alive(pid int) bool { _, _, err := process.State(pid); return err == nil }
 
 func TestKillLabelled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -112,14 +114,14 @@ func TestKillLabelled(t *testing.T) {
 // A pid alone identifies nobody.
 func TestKillOnlyThatLife(t *testing.T) {
 	c := start(t, dir(t.TempDir()), "m1")
-	started, _, err := procState(c.Process.Pid)
+	started, _, err := process.State(c.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := kill(life{PID: c.Process.Pid, Started: started + "0"}); err != nil || !alive(c.Process.Pid) {
+	if err := kill(process.Life{PID: c.Process.Pid, Started: started + "0"}); err != nil || !alive(c.Process.Pid) {
 		t.Errorf("killed another life of that pid: %v", err)
 	}
-	if err := kill(life{PID: c.Process.Pid, Started: started}); err != nil {
+	if err := kill(process.Life{PID: c.Process.Pid, Started: started}); err != nil {
 		t.Error(err)
 	}
 }
@@ -215,8 +217,8 @@ func TestSocketOfLongNames(t *testing.T) {
 
 func TestWithoutSupervisor(t *testing.T) {
 	d := dir(t.TempDir())
-	p := &proc{control: newControl(d), host: "m1"}
-	if err := p.Start(t.Context()); !errors.Is(err, errGone) {
+	p := &proc{control: supervisorOf(d), dir: d, host: "m1"}
+	if err := p.Start(t.Context()); !errors.Is(err, control.ErrGone) {
 		t.Errorf("start: %v, want that the supervisor is gone", err)
 	}
 	if s, err := p.State(t.Context()); err != nil || s.Running {

@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/drivers/trace"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 )
@@ -75,7 +78,7 @@ func (d *Driver) Name() string { return Name }
 
 // Caps implements lab.Driver. Tracing is tried on a child, once per Driver.
 func (d *Driver) Caps(ctx context.Context) lab.Caps {
-	d.traces.Do(func() { d.trace = probeTrace(context.WithoutCancel(ctx)) })
+	d.traces.Do(func() { d.trace = trace.Probe(context.WithoutCancel(ctx)) })
 	return lab.Caps{
 		lab.CapSignal: "",
 		lab.CapLinks:  "",
@@ -131,10 +134,9 @@ func (d *Driver) Up(ctx context.Context, id string, spec lab.Spec) (*lab.Cluster
 }
 
 func (d *Driver) up(ctx context.Context, where dir, id string, spec lab.Spec) (*cluster, error) {
-	me := life{PID: os.Getpid()}
-	var err error
-	if me.Started, _, err = procState(me.PID); err != nil {
-		return nil, fmt.Errorf("looking at this process: %w", err)
+	me, err := process.Self()
+	if err != nil {
+		return nil, err
 	}
 	r := record{ID: id, Created: time.Now().UTC(), Owner: me, Drill: d.options.Drill, Spec: spec}
 	ports, claims, err := claimPorts(string(where), spec.Members+spec.Spares)
@@ -239,9 +241,9 @@ func (d *Driver) supervise(ctx context.Context, where dir, r record, claims []*n
 		defer f.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, f)
 	}
-	fork := newForker()
+	fork := process.NewForker()
 	defer close(fork)
-	if err := fork.start(cmd); err != nil {
+	if err := fork.Start(cmd); err != nil {
 		return fmt.Errorf("start the supervisor: %w", err)
 	}
 	go cmd.Wait()
@@ -331,7 +333,7 @@ func (d *Driver) Keep(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("lab %s: %w", id, err)
 	}
-	if err := newControl(where).ask(ctx, wordKeep, ask{}, nil); err != nil {
+	if err := supervisorOf(where).Do(ctx, control.WordKeep, control.Ask{}, nil); err != nil {
 		return err
 	}
 	r.Keep = true
@@ -352,7 +354,7 @@ func (d *Driver) Left(ctx context.Context) ([]lab.Left, error) {
 	for _, e := range entries {
 		where, l := dir(filepath.Join(labs, e.Name())), lab.Left{ID: e.Name()}
 		if r, err := readRecord(where); err == nil {
-			l.Created, l.Keep, l.Drill, l.Owned = r.Created, r.Keep, r.Drill, r.Owner.alive()
+			l.Created, l.Keep, l.Drill, l.Owned = r.Created, r.Keep, r.Drill, r.Owner.Alive()
 		} else if info, err := e.Info(); err == nil {
 			l.Created = info.ModTime().UTC() // half made or half gone
 		}

@@ -7,57 +7,22 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
-
-// forker starts processes from one thread that never ends. The parent-death
-// signal is sent when the thread that forked ends, not the process, and Go
-// ends threads as it likes.
-type forker chan func()
-
-func newForker() forker {
-	f := make(forker)
-	go func() {
-		runtime.LockOSThread()
-		for do := range f {
-			do()
-		}
-	}()
-	return f
-}
-
-// start starts cmd. A file that was written a moment ago may be busy, when
-// another thread of its writer forked at that moment; that passes.
-func (f forker) start(cmd *exec.Cmd) error {
-	var err error
-	for range 50 {
-		done := make(chan struct{})
-		f <- func() { err = cmd.Start(); close(done) }
-		<-done
-		if !errors.Is(err, syscall.ETXTBSY) {
-			break
-		}
-		time.Sleep(2 * time.Millisecond) // nothing tells when
-		again := exec.Command(cmd.Path, cmd.Args[1:]...)
-		again.Args, again.Env, again.Dir, again.SysProcAttr = cmd.Args, cmd.Env, cmd.Dir, cmd.SysProcAttr
-		again.Stdin, again.Stdout, again.Stderr = cmd.Stdin, cmd.Stdout, cmd.Stderr
-		*cmd = *again
-	}
-	return err
-}
 
 // member is a member's process, seen by the supervisor, its parent.
 type member struct {
 	dir    dir
 	id     string
 	seat   seat
-	forker forker
+	forker process.Forker
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd     // of the present or last life, nil before the first
@@ -67,7 +32,7 @@ type member struct {
 }
 
 // start begins a new life, unless one is going on.
-func (m *member) start(context.Context, ask) (any, error) {
+func (m *member) start(context.Context, control.Ask) (any, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.state.Running {
@@ -83,11 +48,11 @@ func (m *member) start(context.Context, ask) (any, error) {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = home, log, log
 	cmd.Env = append(environ(), throughSOCKS(m.seat)...)
 	cmd.Env = append(cmd.Env, labels(m.dir, m.id, m.seat.Name)...)
-	cmd.SysProcAttr = dieWithParent()
-	if err := m.forker.start(cmd); err != nil {
+	cmd.SysProcAttr = process.DieWithParent()
+	if err := m.forker.Start(cmd); err != nil {
 		return nil, fmt.Errorf("start etcd on %s: %w", m.seat.Name, err)
 	}
-	started, _, err := procState(cmd.Process.Pid)
+	started, _, err := process.State(cmd.Process.Pid)
 	if err != nil {
 		started = "" // it is dead already, which Wait will tell
 	}
@@ -130,7 +95,7 @@ func ending(s *os.ProcessState) string {
 // is nobody to tell that it could not: the state in memory is right.
 func (m *member) write() { writeJSON(m.dir.life(m.seat.Name), m.state) }
 
-func (m *member) stop(ctx context.Context, _ ask) (any, error) {
+func (m *member) stop(ctx context.Context, _ control.Ask) (any, error) {
 	m.mu.Lock()
 	if !m.state.Running {
 		m.mu.Unlock()
@@ -153,7 +118,7 @@ func (m *member) stop(ctx context.Context, _ ask) (any, error) {
 
 var signals = map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
 
-func (m *member) signal(ctx context.Context, a ask) (any, error) {
+func (m *member) signal(ctx context.Context, a control.Ask) (any, error) {
 	sig, ok := signals[a.Signal]
 	if !ok {
 		return nil, fmt.Errorf("signal %q: expected KILL, STOP or CONT", a.Signal)
@@ -181,14 +146,14 @@ func (m *member) signal(ctx context.Context, a ask) (any, error) {
 	}
 }
 
-func (m *member) look(ctx context.Context, _ ask) (any, error) {
+func (m *member) look(ctx context.Context, _ control.Ask) (any, error) {
 	m.mu.Lock()
 	s, gone, stopped := m.state, m.gone, m.stopped
 	m.mu.Unlock()
 	if !s.Running {
 		return s, nil
 	}
-	_, letter, err := procState(s.PID)
+	_, letter, err := process.State(s.PID)
 	if err != nil {
 		// Dead, and about to be written down.
 		select {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/etcdrill/etcdrill/drivers/process"
 )
 
 // The environment of every process of a lab: by LabelDir it is found again,
@@ -39,7 +41,7 @@ func environ() []string {
 
 // labelled is a process that carries a label.
 type labelled struct {
-	life
+	process.Life
 	dir  string // of the lab
 	host string
 	name string // of the executable
@@ -73,7 +75,7 @@ func parseEnviron(vars []string) (l labelled, ok bool) {
 // from a shell that was started on one of its hosts.
 func killLabelled(ctx context.Context, d dir) error {
 	spare := map[int]bool{}
-	for pid := os.Getpid(); pid > 1 && !spare[pid]; pid = parent(pid) {
+	for pid := os.Getpid(); pid > 1 && !spare[pid]; pid = process.Parent(pid) {
 		spare[pid] = true
 	}
 	for {
@@ -87,7 +89,7 @@ func killLabelled(ctx context.Context, d dir) error {
 				continue
 			}
 			left = append(left, l.String())
-			if err := kill(l.life); err != nil {
+			if err := kill(l.Life); err != nil {
 				return fmt.Errorf("kill %s: %w", l, err)
 			}
 		}
@@ -103,13 +105,13 @@ func killLabelled(ctx context.Context, d dir) error {
 }
 
 // kill kills one life of a process; nil when it is gone already.
-func kill(l life) error {
+func kill(l process.Life) error {
 	p, err := os.FindProcess(l.PID) // holds on to this very process where the system can
 	if err != nil {
 		return nil
 	}
 	defer p.Release()
-	if !l.alive() {
+	if !l.Alive() {
 		return nil
 	}
 	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {

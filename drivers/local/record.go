@@ -12,18 +12,19 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
 // record is lab.json: all that another process must know to use a lab.
 type record struct {
-	ID      string    `json:"id"`
-	Created time.Time `json:"created"`
-	Keep    bool      `json:"keep"`
-	Owner   life      `json:"owner"`
-	Drill   string    `json:"drill,omitempty"`
-	Spec    lab.Spec  `json:"spec"`
-	Seats   []seat    `json:"seats"`
+	ID      string       `json:"id"`
+	Created time.Time    `json:"created"`
+	Keep    bool         `json:"keep"`
+	Owner   process.Life `json:"owner"`
+	Drill   string       `json:"drill,omitempty"`
+	Spec    lab.Spec     `json:"spec"`
+	Seats   []seat       `json:"seats"`
 }
 
 // seat is a host with the addresses of its member.
@@ -31,18 +32,6 @@ type seat struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
 	Ports
-}
-
-// life is one life of a process: pids are used again, start times are not.
-type life struct {
-	PID     int    `json:"pid"`
-	Started string `json:"started"`
-}
-
-// alive tells whether that process still runs.
-func (l life) alive() bool {
-	started, _, err := procState(l.PID)
-	return err == nil && started == l.Started
 }
 
 // dir is the directory of a lab and what is where in it.

@@ -14,28 +14,16 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/etcdrill/etcdrill/drivers/local/network"
+	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/network"
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/drivers/trace"
+	"github.com/etcdrill/etcdrill/lab"
 )
 
 // SuperviseWord is the hidden first argument with which an executable is to
 // call Supervise.
 const SuperviseWord = "__supervise"
-
-// What a supervisor can be asked.
-const (
-	wordStart    = "/process/start"
-	wordStop     = "/process/stop"
-	wordSignal   = "/process/signal"
-	wordState    = "/process/state"
-	wordSet      = "/links/set"
-	wordClear    = "/links/clear"
-	wordRules    = "/links/rules"
-	wordProbe    = "/links/probe"
-	wordInject   = "/trace/inject"
-	wordUninject = "/trace/clear"
-	wordHits     = "/trace/hits"
-	wordKeep     = "/keep"
-)
 
 // ready is what a supervisor says on its standard output once it can be asked.
 const ready = "ready\n"
@@ -81,7 +69,7 @@ func supervise(d dir) error {
 		go func() { failed <- net.ServeSOCKS(socks, h.Name) }()
 	}
 
-	fork := newForker()
+	fork := process.NewForker()
 	members := map[string]*member{}
 	for _, s := range r.Seats {
 		members[s.Name] = &member{dir: d, id: r.ID, seat: s, forker: fork}
@@ -91,8 +79,22 @@ func supervise(d dir) error {
 			m.kill()
 		}
 	}()
-	traces := newTraces(d, r.ID, fork, members)
-	defer traces.close()
+	targets := map[string]trace.Target{}
+	for _, m := range members {
+		targets[m.seat.Name] = trace.Target{
+			State: func(ctx context.Context) (lab.ProcState, error) {
+				s, err := m.look(ctx, control.Ask{})
+				if err != nil {
+					return lab.ProcState{}, err
+				}
+				return s.(lab.ProcState), nil
+			},
+			Data: dataDir(d.host(m.seat.Name)),
+			Env:  append(environ(), labels(d, r.ID, m.seat.Name)...),
+		}
+	}
+	traces := trace.New(fork, targets)
+	defer traces.Close()
 
 	var keep atomic.Bool
 	listener, err := listenControl(d)
@@ -127,9 +129,9 @@ func supervise(d dir) error {
 }
 
 // serve is the table of words.
-func serve(members map[string]*member, n *network.Network, t *traces, keep *atomic.Bool) words {
-	on := func(do func(*member, context.Context, ask) (any, error)) func(context.Context, ask) (any, error) {
-		return func(ctx context.Context, a ask) (any, error) {
+func serve(members map[string]*member, n *network.Network, t *trace.Traces, keep *atomic.Bool) control.Words {
+	on := func(do func(*member, context.Context, control.Ask) (any, error)) func(context.Context, control.Ask) (any, error) {
+		return func(ctx context.Context, a control.Ask) (any, error) {
 			m := members[a.Host]
 			if m == nil {
 				return nil, fmt.Errorf("no host %q in this lab", a.Host)
@@ -137,19 +139,23 @@ func serve(members map[string]*member, n *network.Network, t *traces, keep *atom
 			return do(m, ctx, a)
 		}
 	}
-	return words{
-		wordStart:    on((*member).start),
-		wordStop:     on((*member).stop),
-		wordSignal:   on((*member).signal),
-		wordState:    on((*member).look),
-		wordSet:      func(ctx context.Context, a ask) (any, error) { return nil, n.Set(ctx, a.Owner, a.From, a.To, a.Rule) },
-		wordClear:    func(ctx context.Context, a ask) (any, error) { return nil, n.Clear(ctx, a.Owner) },
-		wordRules:    func(ctx context.Context, _ ask) (any, error) { return n.Rules(ctx) },
-		wordProbe:    func(ctx context.Context, a ask) (any, error) { return n.Probe(ctx, a.From, a.To) },
-		wordInject:   func(ctx context.Context, a ask) (any, error) { return nil, t.inject(ctx, a.Owner, a.Host, a.Inject) },
-		wordUninject: func(_ context.Context, a ask) (any, error) { t.clear(a.Owner); return nil, nil },
-		wordHits:     func(_ context.Context, a ask) (any, error) { return t.hits(a.Owner), nil },
-		wordKeep:     func(context.Context, ask) (any, error) { keep.Store(true); return nil, nil },
+	return control.Words{
+		control.WordStart:  on((*member).start),
+		control.WordStop:   on((*member).stop),
+		control.WordSignal: on((*member).signal),
+		control.WordState:  on((*member).look),
+		control.WordSet: func(ctx context.Context, a control.Ask) (any, error) {
+			return nil, n.Set(ctx, a.Owner, a.From, a.To, a.Rule)
+		},
+		control.WordClear: func(ctx context.Context, a control.Ask) (any, error) { return nil, n.Clear(ctx, a.Owner) },
+		control.WordRules: func(ctx context.Context, _ control.Ask) (any, error) { return n.Rules(ctx) },
+		control.WordProbe: func(ctx context.Context, a control.Ask) (any, error) { return n.Probe(ctx, a.From, a.To) },
+		control.WordInject: func(ctx context.Context, a control.Ask) (any, error) {
+			return nil, t.Inject(ctx, a.Owner, a.Host, a.Inject)
+		},
+		control.WordUninject: func(ctx context.Context, a control.Ask) (any, error) { return nil, t.Clear(ctx, a.Owner) },
+		control.WordHits:     func(ctx context.Context, a control.Ask) (any, error) { return t.Hits(ctx, a.Owner) },
+		control.WordKeep:     func(context.Context, control.Ask) (any, error) { keep.Store(true); return nil, nil },
 	}
 }
 
@@ -181,4 +187,5 @@ func listenControl(d dir) (net.Listener, error) {
 	return l, os.Chmod(path, 0o600)
 }
 
+func dataDir(home string) string    { return filepath.Join(home, "data") }
 func configFile(home string) string { return filepath.Join(home, "etcd.yaml") }

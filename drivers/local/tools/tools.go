@@ -1,6 +1,7 @@
 // Package tools makes one executable be many: called as etcd, etcdctl or
 // etcdutl, it is that tool of the etcd release this module is built with;
-// called with the local driver's hidden word, it is the supervisor of a lab.
+// called with a hidden word, it is the supervisor of a local lab, or the agent
+// of a host.
 //
 // The local driver gives each host of a lab hard links of the running
 // executable under those names, so a lab needs no installed etcd. Whoever uses
@@ -21,6 +22,8 @@ import (
 	"go.etcd.io/etcd/pkg/v3/cobrautl"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 
+	"github.com/etcdrill/etcdrill/drivers/docker"
+	"github.com/etcdrill/etcdrill/drivers/linux"
 	"github.com/etcdrill/etcdrill/drivers/local"
 )
 
@@ -50,8 +53,16 @@ func Main(args []string) (handled bool, code int) {
 	// etcdctl's package makes every command line built with cobra in this
 	// process accept unique prefixes of commands. Ours does not want that.
 	cobra.EnablePrefixMatching = false
-	if len(args) > 1 && args[1] == local.SuperviseWord {
+	if len(args) < 2 {
+		return false, 0
+	}
+	switch args[1] {
+	case local.SuperviseWord:
 		return true, local.Supervise(args[2:])
+	case docker.HostWord:
+		return true, docker.Serve(args[2:])
+	case linux.AgentWord:
+		return true, linux.Agent(args[2:])
 	}
 	return false, 0
 }

@@ -75,7 +75,7 @@ func soon(t *testing.T) context.Context {
 // open opens a connection from m1 to m2 and returns both its ends.
 func (r *rig) open(t *testing.T) (m1, m2 net.Conn) {
 	t.Helper()
-	m1, err := Dial(soon(t), r.socks["m1"], "192.0.2.2:2380")
+	m1, err := Dial(soon(t), at(r.socks["m1"]), "192.0.2.2:2380")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestDialTellsWhatIsThere(t *testing.T) {
 		"192.0.2.3:2380":  syscall.ECONNREFUSED,
 		"192.0.2.77:2380": syscall.EHOSTUNREACH,
 	} {
-		c, err := Dial(soon(t), r.socks["m1"], addr)
+		c, err := Dial(soon(t), at(r.socks["m1"]), addr)
 		if !errors.Is(err, want) {
 			t.Errorf("dial %s: %v, want %v", addr, err, want)
 		}
@@ -175,7 +175,7 @@ func TestDropOfOneDirection(t *testing.T) {
 				m1, m2 = r.open(t)
 			} else {
 				var err error
-				if m2, err = Dial(soon(t), r.socks["m2"], "192.0.2.1:2380"); err != nil {
+				if m2, err = Dial(soon(t), at(r.socks["m2"]), "192.0.2.1:2380"); err != nil {
 					t.Fatal(err)
 				}
 				m1 = <-r.came["m1"]
@@ -203,7 +203,7 @@ func TestDropLetsNobodyConnect(t *testing.T) {
 	for _, from := range []string{"m1", "m2"} {
 		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 		to := map[string]string{"m1": "192.0.2.2:2380", "m2": "192.0.2.1:2380"}[from]
-		if _, err := Dial(ctx, r.socks[from], to); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := Dial(ctx, at(r.socks[from]), to); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("dial from %s: %v, want no answer", from, err)
 		}
 		cancel()
@@ -211,7 +211,7 @@ func TestDropLetsNobodyConnect(t *testing.T) {
 	// An attempt that waits goes on when the link is whole again.
 	done := make(chan error, 1)
 	go func() {
-		c, err := Dial(soon(t), r.socks["m1"], "192.0.2.2:2380")
+		c, err := Dial(soon(t), at(r.socks["m1"]), "192.0.2.2:2380")
 		if err == nil {
 			c.Close()
 		}
@@ -227,7 +227,7 @@ func TestDropLetsNobodyConnect(t *testing.T) {
 func TestPatience(t *testing.T) {
 	r := newRig(t, 20*time.Millisecond)
 	r.set(t, "cut", "m2", "m1", lab.Rule{Drop: true})
-	if _, err := Dial(soon(t), r.socks["m1"], "192.0.2.2:2380"); !errors.Is(err, syscall.EHOSTUNREACH) {
+	if _, err := Dial(soon(t), at(r.socks["m1"]), "192.0.2.2:2380"); !errors.Is(err, syscall.EHOSTUNREACH) {
 		t.Errorf("dial: %v, want host unreachable", err)
 	}
 }
@@ -291,10 +291,10 @@ func TestReject(t *testing.T) {
 			t.Errorf("read at %s: %v, want a reset", name, err)
 		}
 	}
-	if _, err := Dial(soon(t), r.socks["m1"], "192.0.2.2:2380"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := Dial(soon(t), at(r.socks["m1"]), "192.0.2.2:2380"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("dial from m1: %v, want refused", err)
 	}
-	if _, err := Dial(soon(t), r.socks["m2"], "192.0.2.1:2380"); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := Dial(soon(t), at(r.socks["m2"]), "192.0.2.1:2380"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("dial from m2: %v, want refused", err)
 	}
 	r.clear(t, "cut")
@@ -526,3 +526,6 @@ func TestStreamSurvivesChanges(t *testing.T) {
 		t.Errorf("%d of %d bytes, %v; equal: %v", n, size, err, bytes.Equal(got.Sum(nil), sent.Sum(nil)))
 	}
 }
+
+// at reaches a listener.
+func at(addr string) func(context.Context) (net.Conn, error) { return dialer(addr) }

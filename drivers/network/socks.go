@@ -61,6 +61,9 @@ func (n *Network) serveSOCKS(c net.Conn, from string) {
 		// A port on which nothing of ours listens is like one of a member that
 		// is down.
 		real := map[int]string{PeerPort: h.Peer, ClientPort: h.Client}[port]
+		if h.Peer == "" { // no port of it is another one than it says
+			real = net.JoinHostPort(to, strconv.Itoa(port))
+		}
 		dial := dialer(real)
 		if real == "" {
 			dial = func(context.Context) (net.Conn, error) { return nil, errRefused }
@@ -140,15 +143,15 @@ func write(c net.Conn, code byte) error {
 }
 
 // Dial connects to an address of the lab through a host's SOCKS listener, as
-// that host's etcd would. A refused connection gives an error that is a
-// syscall.ECONNREFUSED, one that hung too long an EHOSTUNREACH.
-func Dial(ctx context.Context, socks, addr string) (net.Conn, error) {
+// that host's etcd would; dial reaches the listener. A refused connection gives
+// an error that is a syscall.ECONNREFUSED, one that hung too long an
+// EHOSTUNREACH.
+func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error), addr string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(addr)
 	if err != nil || !to.Addr().Is4() {
 		return nil, fmt.Errorf("dial %s: expected an address such as 192.0.2.1:%s", addr, strconv.Itoa(PeerPort))
 	}
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", socks)
+	c, err := dial(ctx)
 	if err != nil {
 		return nil, err
 	}

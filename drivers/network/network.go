@@ -28,8 +28,9 @@ const (
 type Host struct {
 	Name   string
 	Addr   string // address of the host in the lab, without port
-	Peer   string // where its etcd really listens for peers, host:port
+	Peer   string // where its etcd really listens for peers, host:port; empty when at Addr
 	Client string // and for clients
+	Echo   string // where somebody says back what he hears; empty when this process does
 }
 
 // Network carries the connections of one lab. It implements lab.Links.
@@ -156,14 +157,18 @@ func (n *Network) Probe(ctx context.Context, from, to string) (time.Duration, er
 	stop := context.AfterFunc(ctx, func() { here.Close() })
 	defer stop()
 	opened := make(chan error, 1)
-	go n.carry(src, pair{from, to}, 0, func(context.Context) (net.Conn, error) {
+	reach := func(context.Context) (net.Conn, error) {
 		dst, echo := net.Pipe()
 		go func() {
 			io.Copy(echo, echo)
 			echo.Close()
 		}()
 		return dst, nil
-	}, func(err error) error { opened <- err; return nil })
+	}
+	if h, err := n.host(to); err == nil && h.Echo != "" {
+		reach = dialer(h.Echo)
+	}
+	go n.carry(src, pair{from, to}, 0, reach, func(err error) error { opened <- err; return nil })
 
 	fail := func(err error) error {
 		if ctx.Err() != nil {
@@ -212,7 +217,7 @@ func (n *Network) ServeClients(l net.Listener, host string) error {
 	}
 }
 
-// dialer opens connections to a local address.
+// dialer opens connections to an address.
 func dialer(addr string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer

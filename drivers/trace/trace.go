@@ -1,4 +1,7 @@
-package local
+// Package trace injects delays and errors into the system calls of a process
+// on its files, with strace attached from outside: the binary stays stock. It
+// works on the machine it runs on.
+package trace
 
 import (
 	"bufio"
@@ -17,25 +20,36 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
-// traces are the system call injections of a lab. They are made with strace,
-// attached to a member's process from outside: the binary stays stock. A
-// process can have one tracer, so a host can have one injection at a time.
-type traces struct {
-	dir     dir
-	id      string
-	forker  forker
-	members map[string]*member
+// Target is a process that can be traced.
+type Target struct {
+	// State looks at the process.
+	State func(context.Context) (lab.ProcState, error)
+	// Data is the directory that an injection's files are below.
+	Data string
+	// Env is the environment of the tracer.
+	Env []string
+}
+
+// Traces are the system call injections of a lab's hosts. A process can have
+// one tracer, so a host can have one injection at a time. Its methods are those
+// of lab.Tracer.
+type Traces struct {
+	forker  process.Forker
+	targets map[string]Target // by host
 
 	mu  sync.Mutex
 	all map[string]*trace // by host
 	old map[string]int    // hits of injections that are over, by owner
 }
 
-func newTraces(d dir, id string, f forker, members map[string]*member) *traces {
-	return &traces{dir: d, id: id, forker: f, members: members, all: map[string]*trace{}, old: map[string]int{}}
+// New makes a Traces without any injection. The tracers die with the thread of
+// the Forker.
+func New(f process.Forker, targets map[string]Target) *Traces {
+	return &Traces{forker: f, targets: targets, all: map[string]*trace{}, old: map[string]int{}}
 }
 
 // trace is one injection.
@@ -43,10 +57,10 @@ type trace struct {
 	owner  string
 	host   string
 	in     lab.Injection
-	data   string // data directory
-	life   life   // of the traced process
+	data   string       // data directory
+	life   process.Life // of the traced process
 	env    []string
-	forker forker
+	forker process.Forker
 	hits   atomic.Int64
 	seen   atomic.Int64  // calls let pass so far, when In.After is set
 	passed chan struct{} // closed when enough have passed
@@ -54,11 +68,11 @@ type trace struct {
 	done   chan struct{} // closed when the tracer is gone
 }
 
-// inject implements lab.Tracer.
-func (t *traces) inject(ctx context.Context, owner, host string, in lab.Injection) error {
-	m := t.members[host]
+// Inject implements lab.Tracer.
+func (t *Traces) Inject(ctx context.Context, owner, host string, in lab.Injection) error {
+	target, known := t.targets[host]
 	switch {
-	case m == nil:
+	case !known:
 		return fmt.Errorf("no host %q in this lab", host)
 	case owner == "":
 		return errors.New("an injection needs an owner")
@@ -69,11 +83,10 @@ func (t *traces) inject(ctx context.Context, owner, host string, in lab.Injectio
 	case in.After < 0:
 		return fmt.Errorf("after: %d: expected no negative number", in.After)
 	}
-	s, err := m.look(ctx, ask{})
+	state, err := target.State(ctx)
 	if err != nil {
 		return err
 	}
-	state := s.(lab.ProcState)
 	if !state.Running {
 		return lab.ErrNotRunning
 	}
@@ -84,8 +97,8 @@ func (t *traces) inject(ctx context.Context, owner, host string, in lab.Injectio
 	}
 	old := t.all[host]
 	running, stop := context.WithCancel(context.Background())
-	tr := &trace{owner: owner, host: host, in: in, data: dataDir(t.dir.host(host)), life: life{state.PID, state.Started},
-		env: append(environ(), labels(t.dir, t.id, host)...), forker: t.forker,
+	tr := &trace{owner: owner, host: host, in: in, data: target.Data, life: process.Life{PID: state.PID, Started: state.Started},
+		env: target.Env, forker: t.forker,
 		passed: make(chan struct{}), stop: stop, done: make(chan struct{})}
 	t.all[host] = tr
 	if old != nil {
@@ -118,8 +131,8 @@ func (t *traces) inject(ctx context.Context, owner, host string, in lab.Injectio
 	return nil
 }
 
-// clear implements lab.Tracer.
-func (t *traces) clear(owner string) {
+// Clear implements lab.Tracer.
+func (t *Traces) Clear(_ context.Context, owner string) error {
 	t.mu.Lock()
 	var ours []*trace
 	for host, tr := range t.all {
@@ -137,10 +150,11 @@ func (t *traces) clear(owner string) {
 	for _, tr := range ours {
 		t.old[owner] += int(tr.hits.Load())
 	}
+	return nil
 }
 
-// hits implements lab.Tracer.
-func (t *traces) hits(owner string) int {
+// Hits implements lab.Tracer.
+func (t *Traces) Hits(_ context.Context, owner string) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.old[owner]
@@ -149,10 +163,11 @@ func (t *traces) hits(owner string) int {
 			n += int(tr.hits.Load())
 		}
 	}
-	return n
+	return n, nil
 }
 
-func (t *traces) close() {
+// Close ends all injections.
+func (t *Traces) Close() {
 	t.mu.Lock()
 	all := t.all
 	t.all = map[string]*trace{}
@@ -195,7 +210,7 @@ func (t *trace) run(ctx context.Context, attached chan<- error) {
 		}
 		return err == nil
 	}
-	for ctx.Err() == nil && t.life.alive() {
+	for ctx.Err() == nil && t.life.Alive() {
 		files, err := filepath.Glob(filepath.Join(t.data, t.in.Files))
 		if err == nil && len(files) == 0 {
 			err = fmt.Errorf("no file matches %s in %s", t.in.Files, t.data)
@@ -291,20 +306,20 @@ func (t *trace) line(s string) {
 	}
 }
 
-func startStrace(f forker, target int, args, env []string, line func(string)) (*strace, error) {
+func startStrace(f process.Forker, target int, args, env []string, line func(string)) (*strace, error) {
 	path, err := exec.LookPath("strace")
 	if err != nil {
 		return nil, err
 	}
 	s := &strace{cmd: exec.Command(path, args...), target: target, gone: make(chan struct{})}
 	s.cmd.Env = env
-	s.cmd.SysProcAttr = dieWithParent()
+	s.cmd.SysProcAttr = process.DieWithParent()
 	out, in, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	s.cmd.Stderr = in
-	err = f.start(s.cmd)
+	err = f.Start(s.cmd)
 	in.Close()
 	if err != nil {
 		out.Close()
@@ -370,10 +385,10 @@ func traced(pid, tracer int) error {
 	return nil
 }
 
-// probeTrace tells why processes of this machine cannot be traced, "" when
+// Probe tells why processes of this machine cannot be traced, "" when
 // they can. It traces a child the way a member is traced: from a process
 // beside it, which is what systems that restrict tracing forbid.
-func probeTrace(ctx context.Context) string {
+func Probe(ctx context.Context) string {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return "needs strace, which is not installed or does not exist for this system"
 	}
@@ -386,7 +401,7 @@ func probeTrace(ctx context.Context) string {
 	defer child.Wait()
 	defer child.Process.Kill()
 	args := []string{"-p", strconv.Itoa(child.Process.Pid), "-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=1"}
-	fork := newForker()
+	fork := process.NewForker()
 	defer close(fork)
 	s, err := startStrace(fork, child.Process.Pid, args, nil, func(string) {})
 	if err != nil {
@@ -398,5 +413,3 @@ func probeTrace(ctx context.Context) string {
 	}
 	return ""
 }
-
-func dataDir(home string) string { return filepath.Join(home, "data") }

@@ -1,0 +1,234 @@
+package linux
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/network"
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/drivers/trace"
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// AgentWord is the hidden first argument with which an executable is to call
+// Agent.
+const AgentWord = "__agent"
+
+// agentConfig is agent.json, in the lab's directory on the host.
+type agentConfig struct {
+	ID       string        `json:"id"`
+	Host     string        `json:"host"`
+	Seats    []Seat        `json:"seats"`
+	Inner    string        `json:"inner"` // address of the listeners for the lab alone
+	Token    string        `json:"token"`
+	Patience time.Duration `json:"patience"` // see network.New
+	DeadMan  time.Duration `json:"deadMan"`  // silence of the lab's owner after which it counts as gone
+	Keep     bool          `json:"keep"`     // the lab is to stay without its owner
+}
+
+// Agent is the agent of a host; the only argument is its configuration file. It
+// returns the exit code.
+func Agent(args []string) int {
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "expected the configuration of an agent")
+		return 2
+	}
+	if err := runAgent(args[0]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func runAgent(file string) error {
+	var c agentConfig
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	var me Seat
+	var hosts []network.Host
+	for _, s := range c.Seats {
+		h := network.Host{Name: s.Name, Addr: s.Addr, Echo: join(s.Addr, s.Echo)}
+		if s.Name == c.Host {
+			me, h.Echo = s, ""
+			h.Client = join(c.Inner, s.Client)
+		}
+		hosts = append(hosts, h)
+	}
+	if me.Name == "" {
+		return fmt.Errorf("%s: host %q is not among its seats", file, c.Host)
+	}
+	links := network.New(hosts, c.Patience)
+	failed := make(chan error, 4)
+	serve := func(addr string, do func(net.Listener) error) error {
+		l, err := listen(addr)
+		if err != nil {
+			return err
+		}
+		go func() { failed <- do(l) }()
+		return nil
+	}
+	fork := process.NewForker()
+	unit := &unit{name: etcdUnit(c.ID)}
+	traces := trace.New(fork, map[string]trace.Target{me.Name: {State: unit.state, Data: me.data(), Env: os.Environ()}})
+	defer traces.Close()
+	a := &agent{config: c, file: file, unit: unit, links: links, traces: traces}
+	a.keep.Store(c.Keep)
+	a.heard()
+	if err := errors.Join(
+		serve(join(me.Addr, me.Front), func(l net.Listener) error { return links.ServeClients(l, me.Name) }),
+		serve(join("127.0.0.1", me.SOCKS), func(l net.Listener) error { return links.ServeSOCKS(l, me.Name) }),
+		serve(join(me.Addr, me.Echo), echo),
+		serve(join(c.Inner, me.Agent), func(l net.Listener) error { return http.Serve(l, control.Guard(c.Token, a.words())) }),
+	); err != nil {
+		return err
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			a.watch()
+		case s := <-stop:
+			return fmt.Errorf("ended by %s", s)
+		case err := <-failed:
+			return err
+		}
+	}
+}
+
+// listen waits for an address that is not there yet: after a boot an agent may
+// start before the network is up.
+func listen(addr string) (net.Listener, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var l net.Listener
+	err := lab.Until(ctx, "a listener on "+addr, func(context.Context) (err error) {
+		l, err = net.Listen("tcp", addr)
+		if err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			cancel()
+		}
+		return err
+	})
+	return l, err
+}
+
+// echo says back what it hears.
+func echo(l net.Listener) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			io.Copy(c, c)
+		}()
+	}
+}
+
+// agent answers what the lab asks a host.
+type agent struct {
+	config agentConfig
+	file   string
+	unit   *unit
+	links  *network.Network
+	traces *trace.Traces
+	keep   atomic.Bool
+
+	mu   sync.Mutex
+	last time.Time // when the lab's owner was heard of
+	over bool      // it was not, for too long
+}
+
+func (a *agent) heard() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.last = time.Now()
+}
+
+// watch is the dead man's switch.
+func (a *agent) watch() {
+	a.mu.Lock()
+	dead := !a.over && !a.keep.Load() && time.Since(a.last) > a.config.DeadMan
+	a.over = a.over || dead
+	a.mu.Unlock()
+	if !dead {
+		return
+	}
+	fmt.Fprintf(os.Stderr, "the lab's owner was not heard of for %s: undoing everything\n", a.config.DeadMan)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := a.undo(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
+// undo takes away all that was done to the host, and ends the member.
+func (a *agent) undo(ctx context.Context) error {
+	rules, err := a.links.Rules(ctx)
+	for _, r := range rules {
+		err = errors.Join(err, a.links.Clear(ctx, r.Owner))
+	}
+	a.traces.Close()
+	return errors.Join(err, a.unit.kill(ctx))
+}
+
+// setKeep makes the lab stay, also when the host boots again.
+func (a *agent) setKeep() error {
+	a.keep.Store(true)
+	c := a.config
+	c.Keep = true
+	data, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	temp := filepath.Join(filepath.Dir(a.file), ".agent.json.new")
+	if err := os.WriteFile(temp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temp, a.file)
+}
+
+func (a *agent) words() control.Words {
+	n, t := a.links, a.traces
+	return control.Words{
+		control.WordStart:  func(ctx context.Context, _ control.Ask) (any, error) { return nil, a.unit.start(ctx) },
+		control.WordStop:   func(ctx context.Context, _ control.Ask) (any, error) { return nil, a.unit.stop(ctx) },
+		control.WordSignal: func(ctx context.Context, q control.Ask) (any, error) { return nil, a.unit.signal(ctx, q.Signal) },
+		control.WordState:  func(ctx context.Context, _ control.Ask) (any, error) { return a.unit.state(ctx) },
+		control.WordSet: func(ctx context.Context, q control.Ask) (any, error) {
+			return nil, n.Set(ctx, q.Owner, q.From, q.To, q.Rule)
+		},
+		control.WordClear: func(ctx context.Context, q control.Ask) (any, error) { return nil, n.Clear(ctx, q.Owner) },
+		control.WordRules: func(ctx context.Context, _ control.Ask) (any, error) { return n.Rules(ctx) },
+		control.WordProbe: func(ctx context.Context, q control.Ask) (any, error) { return n.Probe(ctx, q.From, q.To) },
+		control.WordInject: func(ctx context.Context, q control.Ask) (any, error) {
+			return nil, t.Inject(ctx, q.Owner, q.Host, q.Inject)
+		},
+		control.WordUninject: func(ctx context.Context, q control.Ask) (any, error) { return nil, t.Clear(ctx, q.Owner) },
+		control.WordHits:     func(ctx context.Context, q control.Ask) (any, error) { return t.Hits(ctx, q.Owner) },
+		control.WordKeep:     func(context.Context, control.Ask) (any, error) { return nil, a.setKeep() },
+		control.WordAlive:    func(context.Context, control.Ask) (any, error) { a.heard(); return nil, nil },
+		control.WordTrace:    func(ctx context.Context, _ control.Ask) (any, error) { return trace.Probe(ctx), nil },
+	}
+}

@@ -1,0 +1,13 @@
+// Package linux makes labs on Linux machines that are reached as lab.Host with
+// root rights, whatever they are: containers that play hosts, virtual machines,
+// hardware. A driver brings the hosts; this package brings everything else.
+//
+// On each host everything of a lab lies below one directory and in two systemd
+// units that carry the lab's name: etcd, which is never restarted behind the
+// lab's back, and an agent, which is this very program under a hidden word.
+// The agent carries the host's side of the links (peers talk through its SOCKS
+// listener, clients through its front), attaches tracers, and is the dead man's
+// switch: when the process that made the lab has not been heard of for a while,
+// it undoes what was done to the host and stops the member. A host whose
+// control path is cut heals itself that way.
+package linux

@@ -1,0 +1,476 @@
+package linux
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+)
+
+// Options of one lab on Linux hosts.
+type Options struct {
+	ID, Driver, Drill string
+	// Dir is the directory of the lab on this machine. It exists, with mode
+	// 0700, and holds nothing.
+	Dir  string
+	Spec lab.Spec
+	// Binary is a static Linux executable whose main function begins with
+	// tools.Main: agent and etcd tools of the hosts.
+	Binary string
+	// Tunnel says that the hosts' own listeners are reached only through
+	// Host.Dial: they listen on loopback there.
+	Tunnel bool
+	// Caps are those of the driver; whether processes can be traced is found
+	// out on the hosts.
+	Caps lab.Caps
+}
+
+// Uploader is a Host that has a cheaper way to put a large file than Put. The
+// contract is that of Put.
+type Uploader interface {
+	Upload(ctx context.Context, path string, mode fs.FileMode, file string) error
+}
+
+// deadMan is how long a lab's owner may be silent before its hosts undo
+// everything, alive how often it says that it lives.
+const (
+	deadMan = 15 * time.Second
+	alive   = 2 * time.Second
+)
+
+// validity of a lab's certificates: no lab lives that long.
+const validity = 365 * 24 * time.Hour
+
+// Up makes a lab on hosts, which are there and hold nothing of it yet, and
+// starts its cluster, see lab.Driver. It says that the lab's owner lives until
+// release is called or this process ends. On error it leaves the hosts as they
+// are: the driver cleans up, with Down or by taking the hosts away.
+func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, release func(), err error) {
+	if n := o.Spec.Members + o.Spec.Spares; len(hosts) != n {
+		return nil, nil, fmt.Errorf("%d hosts for %d members and spares", len(hosts), n)
+	}
+	me, err := process.Self()
+	if err != nil {
+		return nil, nil, err
+	}
+	r := Record{ID: o.ID, Driver: o.Driver, Created: time.Now().UTC(), Owner: me, Drill: o.Drill, Spec: o.Spec, Tunnel: o.Tunnel, Caps: o.Caps, Token: rand.Text()}
+	ports, err := choosePorts(ctx, o.ID, hosts)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, h := range hosts {
+		r.Seats = append(r.Seats, Seat{Name: h.Name(), Addr: h.Addr(), Dir: h.Dir(), Ports: ports})
+	}
+	var pki *etcd.PKI
+	if o.Spec.TLS == "mutual" {
+		if pki, err = etcd.NewPKI(validity); err != nil {
+			return nil, nil, err
+		}
+		if err := pki.Save(filepath.Join(o.Dir, "pki")); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := r.write(o.Dir); err != nil {
+		return nil, nil, err
+	}
+	l, err := assemble(o.Dir, r, hosts)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error { return l.lay(ctx, i, o) }); err != nil {
+		return nil, nil, err
+	}
+	living, release := context.WithCancel(context.Background())
+	go l.live(living)
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	traces := ""
+	if err := l.agents[r.Seats[0].Name].Do(ctx, control.WordTrace, control.Ask{}, &traces); err != nil {
+		return nil, nil, err
+	}
+	if r.Caps[lab.CapTrace] == "" {
+		r.Caps[lab.CapTrace] = traces
+	}
+	if err := r.write(o.Dir); err != nil {
+		return nil, nil, err
+	}
+	l.setCaps(r.Caps)
+	return l.Cluster, release, etcd.Deploy(ctx, l.Cluster, pki)
+}
+
+// Open puts a lab together again from its directory on this machine. host
+// reaches its hosts.
+func Open(dir string, host func(Seat) (lab.Host, error)) (*lab.Cluster, error) {
+	r, err := ReadRecord(dir)
+	if err != nil {
+		return nil, err
+	}
+	var hosts []lab.Host
+	for _, s := range r.Seats {
+		h, err := host(s)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, h)
+	}
+	l, err := assemble(dir, r, hosts)
+	if err != nil {
+		return nil, err
+	}
+	l.setCaps(r.Caps)
+	return l.Cluster, nil
+}
+
+// Keep makes a lab stay without its owner.
+func Keep(ctx context.Context, dir string, hosts []lab.Host) error {
+	r, err := ReadRecord(dir)
+	if err != nil {
+		return err
+	}
+	l, err := assemble(dir, r, hosts)
+	if err != nil {
+		return err
+	}
+	if err := l.all(ctx, control.WordKeep, control.Ask{}); err != nil {
+		return err
+	}
+	r.Keep = true
+	return r.write(dir)
+}
+
+// Down removes all of a lab from a host: processes, paused ones too, units,
+// files. It may be called twice, and where there never was a lab.
+func Down(ctx context.Context, h lab.Host, id string) error {
+	if err := CheckID(id); err != nil {
+		return err
+	}
+	// The directory may be gone, or be that of the command itself.
+	_, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", removal, "sh", etcdUnit(id), agentUnit(id), h.Dir()}})
+	return err
+}
+
+// removal of two units and a directory.
+const removal = `
+systemctl kill -s KILL "$1" "$2" 2>/dev/null
+systemctl disable "$2" 2>/dev/null
+systemctl stop "$1" "$2" 2>/dev/null
+rm -f "` + unitDir + `/$1" "` + unitDir + `/$2"
+systemctl daemon-reload
+systemctl reset-failed "$1" "$2" 2>/dev/null
+umount -l "$3/data" 2>/dev/null
+rm -rf "$3"
+`
+
+// Left lists the labs on a host, by what is there: units of ours.
+func Left(ctx context.Context, h lab.Host) ([]string, error) {
+	out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"find", unitDir, "-maxdepth", "1", "-name", "etcdrill-*.service", "-printf", `%f\n`}})
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for line := range strings.Lines(string(out.Stdout)) {
+		id, ours := strings.CutPrefix(strings.TrimSuffix(strings.TrimSpace(line), ".service"), "etcdrill-")
+		for _, end := range []string{"-etcd", "-agent"} {
+			if name, ok := strings.CutSuffix(id, end); ours && ok && !slices.Contains(ids, name) {
+				ids = append(ids, name)
+			}
+		}
+	}
+	return ids, nil
+}
+
+// one lab on Linux hosts.
+type linuxLab struct {
+	*lab.Cluster
+	record Record
+	raw    []lab.Host // as the driver made them
+	agents map[string]*control.Client
+}
+
+// assemble puts a cluster together from its record.
+func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
+	l := &linuxLab{record: r, raw: hosts, agents: map[string]*control.Client{}}
+	l.Cluster = &lab.Cluster{ID: r.ID, Driver: r.Driver, Spec: r.Spec, Dir: dir}
+	scheme := "http"
+	if r.Spec.TLS == "mutual" {
+		var err error
+		if l.TLS, err = etcd.ClientTLS(filepath.Join(dir, "pki")); err != nil {
+			return nil, err
+		}
+		scheme = "https"
+	}
+	for i, s := range r.Seats {
+		h := &host{Host: hosts[i], seat: s, record: r}
+		agent := control.NewClient("the agent on "+s.Name, r.Token, true, func(ctx context.Context) (conn, error) {
+			return h.Dial(ctx, join(r.inner(s), s.Agent))
+		})
+		l.agents[s.Name] = agent
+		m := &lab.Member{
+			Name:      s.Name,
+			Host:      h,
+			Proc:      &proc{agent: agent, host: h, seat: s},
+			ClientURL: scheme + "://" + join(s.Addr, s.Front),
+			LocalURL:  scheme + "://" + join(r.inner(s), s.Client),
+			PeerURL:   scheme + "://" + join(s.Addr, s.Peer),
+			HealthURL: "http://" + join(r.inner(s), s.Health),
+			DataDir:   s.data(),
+			Config:    s.config(),
+			Bin:       s.bin(),
+		}
+		if scheme == "https" {
+			m.PKI = path.Join(s.Dir, "pki")
+		}
+		l.Hosts, l.Seats = append(l.Hosts, h), append(l.Seats, m)
+	}
+	l.Links = &links{agents: l.agents}
+	return l, nil
+}
+
+func (l *linuxLab) setCaps(caps lab.Caps) {
+	l.Caps = caps
+	if caps[lab.CapTrace] == "" {
+		l.Tracer = &tracer{agents: l.agents}
+	}
+}
+
+// lay puts everything on a host and starts its agent.
+func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
+	h, s := l.raw[i], l.record.Seats[i]
+	bin := path.Join(s.bin(), "etcdrill")
+	if err := upload(ctx, h, bin, o.Binary); err != nil {
+		return err
+	}
+	links := []string{"etcd", "etcdctl", "etcdutl"}
+	if from := cmpOr(o.Spec.EtcdOf[s.Name], o.Spec.Etcd); from != "" {
+		links = nil
+		for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
+			file := filepath.Join(from, tool)
+			if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && tool == "etcdutl" {
+				continue // etcd 3.4 has none
+			} else if err != nil {
+				return fmt.Errorf("etcd for %s: directory %s: expected etcd, etcdctl and etcdutl in it: %w", s.Name, from, err)
+			}
+			if err := upload(ctx, h, path.Join(s.bin(), tool), file); err != nil {
+				return err
+			}
+		}
+	}
+	config, err := json.Marshal(agentConfig{ID: l.ID, Host: s.Name, Seats: l.record.Seats, Inner: l.record.inner(s), Token: l.record.Token,
+		// As patient as etcd is when it dials a peer: a second and an election.
+		Patience: time.Second + o.Spec.Election, DeadMan: deadMan})
+	if err != nil {
+		return err
+	}
+	agent, member := agentUnit(l.ID), etcdUnit(l.ID)
+	for file, data := range map[string]string{
+		s.agent():                  string(config),
+		path.Join(unitDir, agent):  fmt.Sprintf(agentText, l.ID, s.Name, member, bin, AgentWord, s.agent(), path.Join(s.Dir, "agent.log")),
+		path.Join(unitDir, member): fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, throughSOCKS(s), path.Join(s.bin(), "etcd"), s.config(), s.etcdLog()),
+	} {
+		mode := fs.FileMode(0o644)
+		if file == s.agent() {
+			mode = 0o600
+		}
+		if err := h.Put(ctx, file, mode, []byte(data)); err != nil {
+			return err
+		}
+	}
+	if o.Spec.Disk > 0 {
+		// In memory: it is as small as it says, and gone with its host.
+		if _, err := h.Run(ctx, lab.Cmd{Argv: []string{"sh", "-c", `mkdir -p -m 0700 "$1" && mount -t tmpfs -o "size=$2,mode=0700" etcdrill "$1"`, "sh", s.data(), strconv.FormatInt(int64(o.Spec.Disk), 10)}}); err != nil {
+			return err
+		}
+	}
+	script := `cd "$1" && shift && unit=$1 && shift && for t in "$@"; do ln -f etcdrill "$t" || exit; done && systemctl daemon-reload && systemctl enable -q "$unit" && systemctl start "$unit"`
+	if _, err := h.Run(ctx, lab.Cmd{Argv: append([]string{"sh", "-c", script, "sh", s.bin(), agent}, links...)}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	err = lab.Until(ctx, "the agent on "+s.Name, func(ctx context.Context) error {
+		return l.agents[s.Name].Do(ctx, control.WordAlive, control.Ask{}, nil)
+	})
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if log, lerr := h.Get(ctx, "agent.log"); lerr == nil {
+			err = fmt.Errorf("%w; it says: %s", err, strings.TrimSpace(string(log[max(0, len(log)-1000):])))
+		}
+	}
+	return err
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func upload(ctx context.Context, h lab.Host, to, file string) error {
+	if u, ok := h.(Uploader); ok {
+		return u.Upload(ctx, to, 0o755, file)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return h.Put(ctx, to, 0o755, data)
+}
+
+// agentText: that it names the member's unit also makes systemd keep in mind
+// how the member ended; it forgets a unit that nothing names once it is stopped.
+const agentText = `[Unit]
+Description=etcdrill agent of lab %s on %s
+After=network.target
+Before=%s
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+ExecStart=%s %s %s
+Restart=always
+RestartSec=200ms
+StandardOutput=append:%s
+StandardError=inherit
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// etcdText: never restarted, since what a drill killed has to stay dead.
+const etcdText = `[Unit]
+Description=etcd of etcdrill lab %s on %s
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+WorkingDirectory=%s
+Environment=%s
+ExecStart=%s --config-file %s
+Restart=no
+TimeoutStopSec=90
+StandardOutput=append:%s
+StandardError=inherit
+`
+
+// throughSOCKS makes etcd reach all addresses but loopback through the agent.
+func throughSOCKS(s Seat) string {
+	proxy := "socks5://" + join("127.0.0.1", s.SOCKS)
+	var out []string
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
+		out = append(out, name+"="+proxy, strings.ToLower(name)+"="+proxy)
+	}
+	return strings.Join(append(out, "NO_PROXY=", "no_proxy="), " ")
+}
+
+// live tells the hosts that the lab's owner lives. A host that does not answer
+// is not waited for.
+func (l *linuxLab) live(ctx context.Context) {
+	tick := time.NewTicker(alive)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		for _, agent := range l.agents {
+			go func() {
+				ctx, cancel := context.WithTimeout(ctx, deadMan/2)
+				defer cancel()
+				agent.Do(ctx, control.WordAlive, control.Ask{}, nil)
+			}()
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// all asks every host.
+func (l *linuxLab) all(ctx context.Context, word string, a control.Ask) error {
+	return each(ctx, l.Hosts, func(ctx context.Context, _ int, h lab.Host) error {
+		return l.agents[h.Name()].Do(ctx, word, a, nil)
+	})
+}
+
+// each does something on all hosts at once; the errors of all are returned.
+func each(ctx context.Context, hosts []lab.Host, do func(context.Context, int, lab.Host) error) error {
+	errs := make([]error, len(hosts))
+	var g errgroup.Group
+	for i, h := range hosts {
+		g.Go(func() error {
+			errs[i] = do(ctx, i, h)
+			return nil
+		})
+	}
+	g.Wait()
+	return errors.Join(errs...)
+}
+
+// choosePorts looks at the hosts and takes ports that are free on all of them.
+// It refuses hosts that cannot carry a lab.
+func choosePorts(ctx context.Context, id string, hosts []lab.Host) (Ports, error) {
+	taken := make([]map[int]bool, len(hosts))
+	err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error {
+		out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", `mkdir -p -m 0700 "$1" && id -u && uname -sm && ls -d /run/systemd/system && cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; :`, "sh", h.Dir()}})
+		if err != nil {
+			return err
+		}
+		lines := strings.SplitN(string(out.Stdout), "\n", 4)
+		switch {
+		case len(lines) < 3 || !strings.HasPrefix(lines[1], "Linux "):
+			return fmt.Errorf("%s: expected a Linux host: %q", h.Name(), out.Stdout)
+		case lines[0] != "0":
+			return fmt.Errorf("%s: expected root rights, got those of user %s: log in as root or allow sudo without a password", h.Name(), lines[0])
+		case lines[2] != "/run/systemd/system":
+			return fmt.Errorf("%s: expected a host that runs systemd", h.Name())
+		}
+		taken[i] = listening(lines[3])
+		return nil
+	})
+	if err != nil {
+		return Ports{}, err
+	}
+	for by := 0; by < 20000; by += 100 {
+		p := portsAt(by)
+		if !slices.ContainsFunc(p.all(), func(port int) bool {
+			return slices.ContainsFunc(taken, func(t map[int]bool) bool { return t[port] })
+		}) {
+			return p, nil
+		}
+	}
+	return Ports{}, fmt.Errorf("lab %s: no free ports on all hosts", id)
+}
+
+// listening reads the ports that are listened on from /proc/net/tcp.
+func listening(table string) map[int]bool {
+	out := map[int]bool{}
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 4 || f[3] != "0A" {
+			continue
+		}
+		_, port, _ := strings.Cut(f[1], ":")
+		if n, err := strconv.ParseInt(port, 16, 32); err == nil {
+			out[int(n)] = true
+		}
+	}
+	return out
+}

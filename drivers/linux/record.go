@@ -1,0 +1,119 @@
+package linux
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// Record is lab.json, in the lab's directory on this machine: all that another
+// process must know to use a lab, beside how its hosts are reached.
+type Record struct {
+	ID      string       `json:"id"`
+	Driver  string       `json:"driver"`
+	Created time.Time    `json:"created"`
+	Keep    bool         `json:"keep"`
+	Owner   process.Life `json:"owner"`
+	Drill   string       `json:"drill,omitempty"`
+	Spec    lab.Spec     `json:"spec"`
+	Seats   []Seat       `json:"seats"`
+	Tunnel  bool         `json:"tunnel"`
+	Caps    lab.Caps     `json:"caps"`
+	Token   string       `json:"token"` // of the agents
+}
+
+// Seat is a host with the ports of its member.
+type Seat struct {
+	Name string `json:"name"`
+	Addr string `json:"addr"` // under which the other hosts reach it
+	Dir  string `json:"dir"`  // on the host
+	Ports
+}
+
+// Ports of one host. Clients and peers use those of etcd, unless they are
+// taken by somebody else.
+type Ports struct {
+	Front  int `json:"front"`  // the agent's listener for clients, its member's client URL
+	Peer   int `json:"peer"`   // etcd's listener for peers
+	Client int `json:"client"` // etcd's own listener for clients
+	Health int `json:"health"` // etcd's listener for health and metrics
+	Agent  int `json:"agent"`
+	Echo   int `json:"echo"`  // the agent's listener for probes of other hosts
+	SOCKS  int `json:"socks"` // the agent's listener for what etcd says to other hosts, on loopback
+}
+
+// portsAt are the usual ports, all moved by the same distance.
+func portsAt(by int) Ports {
+	return Ports{Front: 2379 + by, Peer: 2380 + by, Client: 2382 + by, Health: 2383 + by, Agent: 2384 + by, Echo: 2385 + by, SOCKS: 2386 + by}
+}
+
+func (p Ports) all() []int {
+	return []int{p.Front, p.Peer, p.Client, p.Health, p.Agent, p.Echo, p.SOCKS}
+}
+
+// inner is the address of the host's own listeners, which are for the lab
+// alone: loopback where the lab comes through a tunnel.
+func (r Record) inner(s Seat) string {
+	if r.Tunnel {
+		return "127.0.0.1"
+	}
+	return s.Addr
+}
+
+func join(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+func (s Seat) etcdLog() string { return path.Join(s.Dir, "etcd.log") }
+func (s Seat) config() string  { return path.Join(s.Dir, "etcd.yaml") }
+func (s Seat) data() string    { return path.Join(s.Dir, "data") }
+func (s Seat) bin() string     { return path.Join(s.Dir, "bin") }
+func (s Seat) agent() string   { return path.Join(s.Dir, "agent.json") }
+
+// ReadRecord reads the record of a lab from its directory on this machine.
+func ReadRecord(dir string) (Record, error) {
+	var r Record
+	data, err := os.ReadFile(filepath.Join(dir, "lab.json"))
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", filepath.Join(dir, "lab.json"), err)
+	}
+	return r, nil
+}
+
+func (r Record) write(dir string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "lab.json")
+	if err := os.WriteFile(file+".new", append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
+
+// CheckID refuses names that are not one plain path element and part of a
+// unit's name.
+func CheckID(id string) error {
+	if !validID.MatchString(id) {
+		return fmt.Errorf("lab %q: expected letters, digits, dots and dashes, at most 100", id)
+	}
+	return nil
+}
+
+func etcdUnit(id string) string  { return "etcdrill-" + id + "-etcd.service" }
+func agentUnit(id string) string { return "etcdrill-" + id + "-agent.service" }
+
+const unitDir = "/etc/systemd/system"

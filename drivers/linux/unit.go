@@ -1,0 +1,157 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// unit is a member's process, seen by the agent on the same host: a systemd
+// unit that nobody restarts.
+type unit struct {
+	name string
+
+	mu     sync.Mutex
+	paused int // pid that was sent STOP, and no CONT since
+}
+
+func systemctl(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "systemctl", args...)
+	var out, complaint strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		return "", fmt.Errorf("systemctl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
+	}
+	return out.String(), nil
+}
+
+func (u *unit) start(ctx context.Context) error {
+	_, err := systemctl(ctx, "start", u.name)
+	return err
+}
+
+// stop: systemd sends SIGCONT after SIGTERM, so that a paused process ends too.
+func (u *unit) stop(ctx context.Context) error {
+	_, err := systemctl(ctx, "stop", u.name)
+	return err
+}
+
+// kill ends the process whatever state it is in.
+func (u *unit) kill(ctx context.Context) error {
+	if err := u.signal(ctx, "KILL"); err != nil && !errors.Is(err, lab.ErrNotRunning) {
+		return err
+	}
+	return nil
+}
+
+var signals = map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
+
+func (u *unit) signal(ctx context.Context, name string) error {
+	sig, ok := signals[name]
+	if !ok {
+		return fmt.Errorf("signal %q: expected KILL, STOP or CONT", name)
+	}
+	s, err := u.state(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.Running {
+		return lab.ErrNotRunning
+	}
+	if err := syscall.Kill(s.PID, sig); errors.Is(err, syscall.ESRCH) {
+		return lab.ErrNotRunning
+	} else if err != nil {
+		return err
+	}
+	if name != "KILL" {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.paused = 0; name == "STOP" {
+			u.paused = s.PID
+		}
+		return nil
+	}
+	return lab.Until(ctx, "the killed process to be gone", func(ctx context.Context) error {
+		now, err := u.state(ctx)
+		if err == nil && now.Running && now.PID == s.PID {
+			err = errors.New("it is there")
+		}
+		return err
+	})
+}
+
+// stopped tells of a traced process, which shows as such, whether it is stopped
+// as well.
+func (u *unit) stopped(pid int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.paused == pid
+}
+
+// state asks systemd for the unit and the kernel for its process.
+func (u *unit) state(ctx context.Context) (lab.ProcState, error) {
+	var out lab.ProcState
+	err := lab.Until(ctx, "systemd to notice the end of a process", func(ctx context.Context) error {
+		text, err := systemctl(ctx, "show", u.name, "--timestamp=us+utc", "-p", "MainPID,ExecMainCode,ExecMainStatus,ExecMainExitTimestamp")
+		if err != nil {
+			return err
+		}
+		if out, err = parseShow(text); err != nil || !out.Running {
+			return err
+		}
+		started, letter, err := process.State(out.PID)
+		if err != nil {
+			return err // dead, and about to be written down
+		}
+		out.Started, out.Paused = started, letter == 'T' || letter == 't' && u.stopped(out.PID)
+		return nil
+	})
+	return out, err
+}
+
+// parseShow reads what systemctl show tells about a service.
+func parseShow(text string) (lab.ProcState, error) {
+	var out lab.ProcState
+	p := map[string]string{}
+	for line := range strings.Lines(text) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
+		p[k] = v
+	}
+	pid, err := strconv.Atoi(p["MainPID"])
+	if err != nil {
+		return out, fmt.Errorf("systemctl show: MainPID=%q: expected a number", p["MainPID"])
+	}
+	if pid != 0 {
+		return lab.ProcState{Running: true, PID: pid}, nil
+	}
+	status, err := strconv.Atoi(p["ExecMainStatus"])
+	if err != nil {
+		return out, fmt.Errorf("systemctl show: ExecMainStatus=%q: expected a number", p["ExecMainStatus"])
+	}
+	if p["ExecMainExitTimestamp"] == "" || p["ExecMainExitTimestamp"] == "n/a" {
+		return out, nil // never started
+	}
+	if out.Ended, err = time.Parse("Mon 2006-01-02 15:04:05.999999 MST", p["ExecMainExitTimestamp"]); err != nil {
+		return out, fmt.Errorf("systemctl show: %w", err)
+	}
+	// The kernel's codes: 1 exited, 2 killed, 3 killed and dumped.
+	switch p["ExecMainCode"] {
+	case "1":
+		out.Exit = fmt.Sprintf("exit %d", status)
+	default:
+		out.Exit = syscall.Signal(status).String()
+	}
+	return out, nil
+}
