@@ -18,6 +18,7 @@ type Spec struct {
 	Heartbeat time.Duration     `yaml:"heartbeat" default:"100ms" doc:"raft heartbeat interval"`
 	Election  time.Duration     `yaml:"election" default:"1s" doc:"raft election timeout, at least 5 heartbeats, at most 50s"`
 	Quota     Bytes             `yaml:"quota" doc:"quota-backend-bytes, such as 16MiB; etcd's default when absent"`
+	Disk      Bytes             `yaml:"disk" doc:"a filesystem of its own, of this size, for each data directory, such as 512MiB; absent: that of the host"`
 	Snapshots int               `yaml:"snapshot-count" doc:"raft entries between two snapshots of a member; etcd's default when absent"`
 	CatchUp   int               `yaml:"catch-up-entries" doc:"raft entries a member keeps for slow followers; etcd's default when absent"`
 	Peers     string            `yaml:"peers" default:"lab" doc:"lab (peer URLs with the host's address) or loopback (http://127.0.0.1, a member that nobody can join)"`
@@ -41,6 +42,7 @@ type Cluster struct {
 	TLS    *tls.Config // for clients; nil without TLS. Never write to it
 	Links  Links       // nil where the driver lacks CapLinks
 	Tracer Tracer      // nil where the driver lacks CapTrace
+	Power  Power       // nil where the driver lacks CapPower
 	Caps   Caps
 	Dir    string // directory of the lab on this machine: ledger and, for the user, keys
 }

@@ -65,7 +65,7 @@ const (
 	CapLinks  Cap = "links"  // cut and slow what hosts and clients say to each other
 	CapTrace  Cap = "trace"  // syscall injection: slow and failing disks
 	CapBinary Cap = "etcd"   // other etcd binaries than the embedded ones
-	CapSmall  Cap = "disk"   // a small filesystem of its own for a data directory
+	CapSmall  Cap = "disk"   // a filesystem of its own for each data directory, see Spec.Disk
 	CapClock  Cap = "clock"  // each host owns its clock
 	CapPower  Cap = "power"  // hosts can be switched off and on
 	CapUnits  Cap = "hosts"  // hosts with systemd
@@ -159,6 +159,17 @@ type Tracer interface {
 	Clear(ctx context.Context, owner string) error
 	// Hits counts the system calls that owner's injections have hit so far.
 	Hits(ctx context.Context, owner string) (int, error)
+}
+
+// Power is the power switch of a lab's hosts. Both methods may be called again,
+// and from another process.
+type Power interface {
+	// Off takes a host's power away: nothing on it is asked, told or synced. nil
+	// when it is off already.
+	Off(ctx context.Context, host string) error
+	// On gives it back and returns when commands can be run on the host again.
+	// nil when it is on already.
+	On(ctx context.Context, host string) error
 }
 
 // Injection describes what happens to which system calls.

@@ -151,6 +151,9 @@ func (d *Drill) AllNeeds() []Cap {
 	if d.Cluster.Etcd != "" || len(d.Cluster.EtcdOf) > 0 {
 		out = append(out, CapBinary)
 	}
+	if d.Cluster.Disk > 0 {
+		out = append(out, CapSmall)
+	}
 	for s := range d.Each {
 		if n, ok := s.Args.(interface{ Needs() []Cap }); ok {
 			out = append(out, n.Needs()...)
@@ -188,6 +191,8 @@ func (s *Spec) Valid() error {
 		return fmt.Errorf("peers: %q: expected lab or loopback", s.Peers)
 	case s.Peers == "loopback" && s.Members > 1:
 		return fmt.Errorf("peers: loopback: expected a cluster of one member, nobody else could reach it")
+	case s.Disk != 0 && s.Disk < 256<<20:
+		return fmt.Errorf("disk: %s: expected at least 256MiB: etcd sets aside 64 MiB for each WAL file", s.Disk)
 	case s.Heartbeat < time.Millisecond:
 		return fmt.Errorf("heartbeat: %s: expected at least 1ms", s.Heartbeat)
 	case s.Election < 5*s.Heartbeat:

@@ -34,6 +34,10 @@ func (a *app) doctor() *cobra.Command {
 			}
 			sort.Strings(names)
 			fmt.Fprintf(a.out, "driver %s\n", drv.Name())
+			if why := unusable(caps); why != "" {
+				fmt.Fprintf(a.out, "  cannot be used here: %s\n", why)
+				names = nil
+			}
 			for _, n := range names {
 				if why := caps[lab.Cap(n)]; why != "" {
 					fmt.Fprintf(a.out, "  no   %-8s %s\n", n, why)

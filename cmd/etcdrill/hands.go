@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -34,7 +36,7 @@ func (a *app) up() *cobra.Command {
 			if err := spec.Valid(); err != nil {
 				return usage("%s", err)
 			}
-			drv, err := a.open()
+			drv, err := a.openNew()
 			if err != nil {
 				return err
 			}
@@ -109,7 +111,7 @@ func noLab(left []lab.Left, args []string) string {
 }
 
 // cluster opens the lab that is meant: by name, by $ETCDRILL_LAB, or the only
-// one there is.
+// one that stays, or the only one there is.
 func (a *app) cluster(ctx context.Context, name string) (*lab.Cluster, error) {
 	drv, err := a.open()
 	if err != nil {
@@ -122,6 +124,9 @@ func (a *app) cluster(ctx context.Context, name string) (*lab.Cluster, error) {
 		left, err := drv.Left(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if stays := staying(left); len(stays) == 1 {
+			left = stays
 		}
 		if len(left) != 1 {
 			return nil, usage("%s with --lab", noLab(left, nil))
@@ -136,8 +141,13 @@ func (a *app) cluster(ctx context.Context, name string) (*lab.Cluster, error) {
 	return c, err
 }
 
+// staying are the labs for hands, without those of drills that run.
+func staying(left []lab.Left) []lab.Left {
+	return slices.DeleteFunc(slices.Clone(left), func(l lab.Left) bool { return !l.Keep })
+}
+
 func labFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("lab", "", "name of the lab; $ETCDRILL_LAB, or the only one there is, when absent")
+	return cmd.Flags().String("lab", "", "name of the lab; $ETCDRILL_LAB, or the only one that stays, when absent")
 }
 
 func (a *app) status() *cobra.Command {
@@ -155,7 +165,7 @@ func (a *app) status() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if len(args) == 0 && len(left) != 1 {
+		if len(args) == 0 && len(left) != 1 && len(staying(left)) != 1 {
 			return a.printLabs(left)
 		}
 		name := ""
@@ -250,7 +260,7 @@ func (a *app) exec() *cobra.Command {
 		if err != nil {
 			return usage("%s", err)
 		}
-		out, err := m.Host.Run(cmd.Context(), lab.Cmd{Argv: args[1:], Env: ctlEnv(c, m.LocalURL), Stdin: os.Stdin})
+		out, err := m.Host.Run(cmd.Context(), lab.Cmd{Argv: args[1:], Env: ctlEnv(m.LocalURL, m.PKI), Stdin: os.Stdin})
 		a.out.Write(out.Stdout)
 		a.err.Write(out.Stderr)
 		var e *lab.ExitError
@@ -262,12 +272,12 @@ func (a *app) exec() *cobra.Command {
 	return cmd
 }
 
-// ctlEnv is what a stock etcdctl needs to talk to the lab.
-func ctlEnv(c *lab.Cluster, endpoints string) []string {
-	env := []string{"ETCDCTL_API=3", "ETCDCTL_ENDPOINTS=" + endpoints}
-	if c.TLS != nil {
-		pki := filepath.Join(c.Dir, "pki")
-		env = append(env, "ETCDCTL_CACERT="+filepath.Join(pki, "ca.crt"), "ETCDCTL_CERT="+filepath.Join(pki, "client.crt"), "ETCDCTL_KEY="+filepath.Join(pki, "client.key"))
+// ctlEnv is what a stock etcdctl needs to talk to a lab, with the certificates
+// in pki; none when that is empty.
+func ctlEnv(endpoints, pki string) []string {
+	env := []string{"ETCDCTL_ENDPOINTS=" + endpoints}
+	if pki != "" {
+		env = append(env, "ETCDCTL_CACERT="+path.Join(pki, "ca.crt"), "ETCDCTL_CERT="+path.Join(pki, "client.crt"), "ETCDCTL_KEY="+path.Join(pki, "client.key"))
 	}
 	return env
 }
@@ -290,7 +300,11 @@ func (a *app) env() *cobra.Command {
 				urls = append(urls, c.Seats[i].ClientURL)
 			}
 		}
-		for _, e := range append(ctlEnv(c, strings.Join(urls, ",")), "ETCDRILL_LAB="+c.ID) {
+		pki := ""
+		if c.TLS != nil {
+			pki = filepath.Join(c.Dir, "pki")
+		}
+		for _, e := range append(ctlEnv(strings.Join(urls, ","), pki), "ETCDRILL_DRIVER="+c.Driver, "ETCDRILL_LAB="+c.ID) {
 			k, v, _ := strings.Cut(e, "=")
 			fmt.Fprintf(a.out, "export %s=%s\n", k, lab.Quote([]string{v}))
 		}

@@ -65,7 +65,9 @@ func (a *app) listDrills(cmd *cobra.Command, tags []string) error {
 		}
 		l := listed{Name: d.Name, Title: d.Title, Family: f.Family, Tags: d.Tags, Drivers: map[string]string{}}
 		for name, c := range caps {
-			l.Drivers[name] = strings.Join(c.Lacks(d.AllNeeds()), "; ")
+			if l.Drivers[name] = unusable(c); l.Drivers[name] == "" {
+				l.Drivers[name] = strings.Join(c.Lacks(d.AllNeeds()), "; ")
+			}
 		}
 		all = append(all, l)
 	}
@@ -74,14 +76,20 @@ func (a *app) listDrills(cmd *cobra.Command, tags []string) error {
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "DRILL\t%s\tTAGS\tTITLE\n", strings.ToUpper(strings.Join(drivers.Names(), "\t")))
-	var notes []string
+	type note struct{ driver, why string }
+	var notes []note
+	skipped := map[note][]string{}
 	for _, l := range all {
 		var cells []string
 		for _, name := range drivers.Names() {
 			cell := "runs"
 			if why := l.Drivers[name]; why != "" {
 				cell = "skip"
-				notes = append(notes, fmt.Sprintf("%s skips %s: %s", name, l.Name, why))
+				n := note{name, why}
+				if skipped[n] == nil {
+					notes = append(notes, n)
+				}
+				skipped[n] = append(skipped[n], l.Name)
 			}
 			cells = append(cells, cell)
 		}
@@ -89,9 +97,26 @@ func (a *app) listDrills(cmd *cobra.Command, tags []string) error {
 	}
 	w.Flush()
 	for _, n := range notes {
-		fmt.Fprintln(a.out, n)
+		names := strings.Join(skipped[n], ", ")
+		if len(skipped[n]) == len(all) {
+			names = "all drills"
+		}
+		fmt.Fprintf(a.out, "%s skips %s: %s\n", n.driver, names, n.why)
 	}
 	return nil
+}
+
+// unusable is why a driver can do nothing here: the one reason it gives for
+// everything. It is empty when it can do something.
+func unusable(c lab.Caps) string {
+	why := ""
+	for _, w := range c {
+		if w == "" || why != "" && w != why {
+			return ""
+		}
+		why = w
+	}
+	return why
 }
 
 func hasAny(d *lab.Drill, tags []string) bool {

@@ -50,11 +50,13 @@ func usage(format string, args ...any) error { return &exit{exitUsage, fmt.Sprin
 
 // app is what the commands share.
 type app struct {
-	out, err io.Writer // result, talk
-	kit      lab.Kit
-	driver   string
-	output   string
-	root     *cobra.Command
+	out, err  io.Writer // result, talk
+	kit       lab.Kit
+	driver    string
+	inventory string
+	acceptNew bool
+	output    string
+	root      *cobra.Command
 }
 
 func run(args []string, out, err io.Writer) int {
@@ -101,7 +103,9 @@ Start with:  etcdrill run leader-kill`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%s: see `%s --help`", err, c.CommandPath())
 	})
-	root.PersistentFlags().StringVar(&a.driver, "driver", "local", "where the lab is made: local (processes on this machine)")
+	root.PersistentFlags().StringVar(&a.driver, "driver", or(os.Getenv("ETCDRILL_DRIVER"), "local"), "where the lab is made: local (processes on this machine), docker (containers that play hosts) or ssh (hosts of --inventory); the default can be set in ETCDRILL_DRIVER")
+	root.PersistentFlags().StringVar(&a.inventory, "inventory", os.Getenv("ETCDRILL_INVENTORY"), "file with the hosts of the ssh driver; the default can be set in ETCDRILL_INVENTORY")
+	root.PersistentFlags().BoolVar(&a.acceptNew, "accept-new-host-keys", false, "let the ssh driver meet hosts that known_hosts does not know, and add them to it; a changed key is refused all the same")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
 	a.root = root
 	root.AddGroup(&cobra.Group{ID: "drill", Title: "Drills:"}, &cobra.Group{ID: "lab", Title: "A lab that stays, for hands:"})
@@ -113,9 +117,17 @@ Start with:  etcdrill run leader-kill`,
 		c.GroupID = "lab"
 		root.AddCommand(c)
 	}
-	root.AddCommand(a.gc(), a.doctor(), a.schema(), a.version())
+	root.AddCommand(a.gc(), a.doctor(), a.host(), a.vm(), a.schema(), a.version())
 	wrapArgs(root)
 	return root
+}
+
+// or is the first text that is not empty.
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
 }
 
 // wrapArgs gives wrong arguments the exit code of wrong usage.

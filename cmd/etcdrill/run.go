@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcdrill/etcdrill/drivers"
+	"github.com/etcdrill/etcdrill/drivers/ssh"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/reports"
 )
@@ -57,7 +58,7 @@ func (a *app) run() *cobra.Command {
 					d.Cluster.Etcd = etcdDir
 				}
 			}
-			drv, err := a.open()
+			drv, err := a.openNew()
 			if err != nil {
 				return err
 			}
@@ -233,13 +234,25 @@ func exitCode(rs []*lab.Report) int {
 	return code
 }
 
-// options is what drivers need to know of this program.
+// options is what drivers need to know of this program. Hosts of another system
+// need one that was built for them, which ETCDRILL_BINARY names.
 func (a *app) options() drivers.Options {
-	exe, err := os.Executable()
-	if err != nil {
-		exe = os.Args[0]
+	exe := os.Getenv("ETCDRILL_BINARY")
+	if exe == "" {
+		var err error
+		if exe, err = os.Executable(); err != nil {
+			exe = os.Args[0]
+		}
 	}
-	return drivers.Options{Binary: exe, Root: os.Getenv("ETCDRILL_HOME")}
+	return drivers.Options{Binary: exe, Root: os.Getenv("ETCDRILL_HOME"), Inventory: a.inventory, AcceptNew: a.acceptNew, Say: func(what string) { fmt.Fprintln(a.err, what) }}
+}
+
+// openNew is open for commands that make labs.
+func (a *app) openNew() (lab.Driver, error) {
+	if a.driver == ssh.Name && a.inventory == "" {
+		return nil, usage("--driver ssh: expected the file with the machines as well: --inventory FILE (etcdrill vm up 3 --inventory FILE makes some)")
+	}
+	return a.open()
 }
 
 func (a *app) open() (lab.Driver, error) {

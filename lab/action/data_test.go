@@ -244,6 +244,10 @@ func TestBadArguments(t *testing.T) {
 		{&action.Snapshot{}, []string{"file=../x"}, "relative"},
 		{&action.Snapshot{}, []string{"file=a/../../x"}, "relative"},
 		{&action.Watch{}, []string{"name=a", "key=k", "from-revision=-1"}, "from-revision"},
+		{&action.Renew{}, []string{"pair=root"}, "server, peer, client or ca"},
+		{&action.Renew{}, []string{"by=both"}, "old or new"},
+		{&action.Renew{}, []string{"lasts=10ms"}, "at least 1s"},
+		{&action.Trust{}, []string{"whom=all"}, "old, new or both"},
 	} {
 		fill(t, c.verb, c.args...)
 		err := c.verb.(interface{ Valid() error }).Valid()

@@ -16,6 +16,8 @@ type Etcdctl struct {
 	Says    string        `doc:"text that the answer must contain"`
 	Through lab.Target    `doc:"members to send it to, one after the other; one that answers when absent"`
 	Timeout time.Duration `default:"5s" doc:"etcdctl's own --command-timeout"`
+	// A name and not a password, so that no record holds one.
+	Password string `doc:"name of a password to give on standard input; the lab makes it up from the name, see check user"`
 }
 
 // Doc implements lab.Action.
@@ -37,8 +39,18 @@ func (c *Etcdctl) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
+	secret := ""
+	if c.Password != "" {
+		if secret, err = etcd.Password(e.Cluster, c.Password); err != nil {
+			return err
+		}
+	}
 	for _, m := range via {
-		out, err := etcd.Tool(ctx, e, m, "etcdctl", append([]string{"--command-timeout=" + c.Timeout.String()}, c.Args...)...)
+		cmd := etcd.ToolCmd(m, "etcdctl", append([]string{"--command-timeout=" + c.Timeout.String()}, c.Args...)...)
+		if secret != "" {
+			cmd.Stdin = strings.NewReader(secret + "\n")
+		}
+		out, err := e.Run(ctx, m.Host, cmd)
 		if err != nil {
 			return err
 		}
@@ -51,5 +63,9 @@ func (c *Etcdctl) Do(ctx context.Context, e *lab.Env) error {
 
 // Shell implements lab.Shelled.
 func (c *Etcdctl) Shell() (do, undo []string) {
-	return shell(etcdctl + lab.Quote(append([]string{"--command-timeout=" + c.Timeout.String()}, c.Args...)) + via(c.Through))
+	line := etcdctl + lab.Quote(append([]string{"--command-timeout=" + c.Timeout.String()}, c.Args...)) + via(c.Through)
+	if c.Password != "" {
+		line += " < " + c.Password + ".password"
+	}
+	return shell(line)
 }

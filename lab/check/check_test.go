@@ -226,6 +226,15 @@ func TestBadArguments(t *testing.T) {
 		{&check.Process{}, []string{"running=true", "ever=true"}, "with log"},
 		{&check.Watch{}, []string{"name=w"}, "ends, silent"},
 		{&check.Watch{}, []string{"name=w", "ends=x", "silent=true"}, "without"},
+		{&check.Handshake{}, nil, "one of accepted and refused"},
+		{&check.Handshake{}, []string{"port=health", "accepted=true"}, "client or peer"},
+		{&check.Handshake{}, []string{"with=me", "accepted=true"}, "expected one of lab"},
+		{&check.Handshake{}, []string{"shows=mine"}, "old or new"},
+		{&check.Handshake{}, []string{"with=plain", "shows=new"}, "with TLS only"},
+		{&check.Certificate{}, []string{"pair=ca"}, "server, peer or client"},
+		{&check.Wiretap{}, nil, "one of heard and refused"},
+		{&check.Wiretap{}, []string{"with=me", "heard=true"}, "expected one of lab"},
+		{&check.User{}, []string{"name=ann", "may=all"}, "read, write, both or nothing"},
 	} {
 		if err := fill(c.verb, c.args...); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%T %v: got %v, want it refused with %q", c.verb, c.args, err, c.says)

@@ -5,14 +5,12 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/etcdrill/etcdrill/lab"
@@ -57,15 +55,12 @@ func Client(c *lab.Cluster, through ...*lab.Member) (*clientv3.Client, error) {
 	}
 	cfg := clientv3.Config{
 		Endpoints:            endpoints,
-		DialOptions:          dialOptions(),
+		DialOptions:          append(dialOptions(), ViaHosts(through...)),
 		DialKeepAliveTime:    6 * time.Second, // etcd answers pings more often than every 5 s with a goodbye
 		DialKeepAliveTimeout: 2 * time.Second,
 		Logger:               zap.NewNop(),
 	}
-	if c.TLS != nil {
-		cfg.TLS = c.TLS.Clone()
-	}
-	return clientv3.New(cfg)
+	return secure(c, cfg)
 }
 
 // Local makes a client that talks to one member the way its own host does:
@@ -74,35 +69,93 @@ func Client(c *lab.Cluster, through ...*lab.Member) (*clientv3.Client, error) {
 func Local(c *lab.Cluster, m *lab.Member) (*clientv3.Client, error) {
 	cfg := clientv3.Config{
 		Endpoints:   []string{m.LocalURL},
-		DialOptions: append(dialOptions(), viaHost(m)),
+		DialOptions: append(dialOptions(), ViaHosts(m)),
 		Logger:      zap.NewNop(),
 	}
-	if c.TLS != nil {
-		cfg.TLS = c.TLS.Clone()
+	return secure(c, cfg)
+}
+
+// secure makes a client that connects with the lab's certificates.
+func secure(c *lab.Cluster, cfg clientv3.Config) (*clientv3.Client, error) {
+	if creds := Credentials(c); creds != nil {
+		cfg.TLS = c.TLS.Clone() // says that there is TLS; what is shown comes from creds
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(creds))
 	}
 	return clientv3.New(cfg)
 }
 
-func viaHost(m *lab.Member) grpc.DialOption {
+// ClientAs makes a client that talks to one member as a user of its own: with
+// a password, or with a certificate by the lab's first authority that has the
+// user's name. A password is checked at once. It works until ctx ends; close
+// it.
+func ClientAs(ctx context.Context, c *lab.Cluster, m *lab.Member, user, password string) (*clientv3.Client, error) {
+	p, err := Authority(c, OldCA)
+	if err != nil {
+		return nil, err
+	}
+	name := user
+	if password != "" {
+		name = "nobody" // a token goes before the certificate's name, and this one may do nothing
+	}
+	pair, err := p.IssueClient(name)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := ClientConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Certificates = []tls.Certificate{cert}
+	out := clientv3.Config{Context: ctx, Endpoints: []string{m.ClientURL}, TLS: cfg, DialOptions: append(dialOptions(), ViaHosts(m)), Logger: zap.NewNop()}
+	if password != "" {
+		out.Username, out.Password = user, password
+	}
+	return clientv3.New(out)
+}
+
+// Password is a secret of the lab for a name; see PKI.Password.
+func Password(c *lab.Cluster, name string) (string, error) {
+	p, err := Authority(c, OldCA)
+	if err != nil {
+		return "", err
+	}
+	return p.Password(name), nil
+}
+
+// ViaHosts makes connections to the members' URLs the way their hosts are
+// reached, which may be through a tunnel.
+func ViaHosts(members ...*lab.Member) grpc.DialOption {
+	hosts := map[string]lab.Host{}
+	for _, m := range members {
+		hosts[parse(m.ClientURL).Host], hosts[parse(m.LocalURL).Host] = m.Host, m.Host
+	}
 	return grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-		return m.Host.Dial(ctx, strings.TrimPrefix(strings.TrimPrefix(addr, "https://"), "http://"))
+		if u := parse(addr); u.Host != "" {
+			addr = u.Host
+		}
+		if h := hosts[addr]; h != nil {
+			return h.Dial(ctx, addr)
+		}
+		var d net.Dialer // a member that is no host of a lab
+		return d.DialContext(ctx, "tcp", addr)
 	})
 }
 
 // connect makes a bare connection to one member, over its host as in Local. It
 // has no endpoint balancer, and above all no retries, so that "it does not
 // answer" is known at once.
-func connect(tlsConfig *tls.Config, m *lab.Member) (*grpc.ClientConn, error) {
+func connect(c *lab.Cluster, m *lab.Member) (*grpc.ClientConn, error) {
 	u := parse(m.LocalURL)
 	creds := insecure.NewCredentials()
 	if u.Scheme == "https" {
-		if tlsConfig == nil {
+		if creds = Credentials(c); creds == nil {
 			return nil, fmt.Errorf("%s speaks TLS at %s and the lab has no certificates", m.Name, m.LocalURL)
 		}
-		cfg := tlsConfig.Clone()
-		cfg.ServerName = u.Hostname()
-		creds = credentials.NewTLS(cfg)
 	}
-	opts := append(dialOptions(), viaHost(m), grpc.WithTransportCredentials(creds), grpc.WithDisableServiceConfig())
+	opts := append(dialOptions(), ViaHosts(m), grpc.WithTransportCredentials(creds), grpc.WithDisableServiceConfig())
 	return grpc.NewClient("passthrough:///"+u.Host, opts...)
 }

@@ -125,7 +125,7 @@ func NewSettings(spec lab.Spec, m *lab.Member, j Join) Settings {
 			}
 			s.Set(section+"/cert-file", pair+".crt")
 			s.Set(section+"/key-file", pair+".key")
-			s.Set(section+"/trusted-ca-file", path.Join(m.PKI, caCert))
+			s.Set(section+"/trusted-ca-file", path.Join(m.PKI, trustFile))
 			s.Set(section+"/client-cert-auth", true)
 		}
 	}

@@ -61,7 +61,7 @@ func TestPKI(t *testing.T) {
 		}
 	}
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 5 {
 		t.Fatalf("%v %v", files, err)
 	}
 	for _, f := range files {
@@ -111,6 +111,23 @@ func TestPKI(t *testing.T) {
 	foreign.RootCAs = client.RootCAs
 	if err := handshake(t, server, d.files["/lab/pki/ca.crt"], foreign, "127.0.0.1"); err == nil {
 		t.Error("a client of another lab was let in")
+	}
+	// Another certificate for the same key: what was issued before stays good.
+	if err := again.Renew(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if err := handshake(t, server, again.CA(), client, "127.0.0.1"); err != nil {
+		t.Errorf("under a renewed authority: %v", err)
+	}
+	late, err := again.Sign(etcd.Request{Name: "late", Until: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf, err := etcd.ParseCert(late.Cert); err != nil || time.Until(leaf.NotAfter) > time.Minute || !again.Issued(leaf) || stranger.Issued(leaf) {
+		t.Errorf("a certificate that outlives its authority: %v", err)
+	}
+	if one, two := pki.Password("one"), pki.Password("two"); one == two || one != again.Password("one") || len(one) < 20 {
+		t.Errorf("passwords %q and %q", one, two)
 	}
 	if _, err := etcd.NewPKI(-time.Hour); err == nil {
 		t.Error("certificates that have ended before they began")

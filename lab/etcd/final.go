@@ -94,7 +94,7 @@ func Describe(hashes []Hash) string {
 }
 
 func call(ctx context.Context, c *lab.Cluster, m *lab.Member, do func(context.Context, pb.KVClient, pb.MaintenanceClient) error) error {
-	conn, err := connect(c.TLS, m)
+	conn, err := connect(c, m)
 	if err != nil {
 		return err
 	}

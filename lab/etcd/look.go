@@ -126,7 +126,7 @@ func (v *view) conn(i int) (*grpc.ClientConn, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.conns[i] == nil {
-		conn, err := connect(v.c.TLS, v.c.Seats[i])
+		conn, err := connect(v.c, v.c.Seats[i])
 		if err != nil {
 			return nil, err
 		}

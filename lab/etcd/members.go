@@ -147,7 +147,7 @@ const answer = time.Second
 func members(ctx context.Context, c *lab.Cluster, m *lab.Member, linearizable bool) (Membership, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*answer)
 	defer cancel()
-	conn, err := connect(c.TLS, m)
+	conn, err := connect(c, m)
 	if err != nil {
 		return Membership{}, err
 	}

@@ -21,7 +21,7 @@ func ToolCmd(m *lab.Member, tool string, args ...string) lab.Cmd {
 		cmd.Argv = append(cmd.Argv, "--endpoints="+m.LocalURL)
 		if m.PKI != "" {
 			cmd.Env = []string{
-				"ETCDCTL_CACERT=" + path.Join(m.PKI, caCert),
+				"ETCDCTL_CACERT=" + path.Join(m.PKI, trustFile),
 				"ETCDCTL_CERT=" + path.Join(m.PKI, "client.crt"),
 				"ETCDCTL_KEY=" + path.Join(m.PKI, "client.key"),
 			}

@@ -14,7 +14,8 @@ import (
 // faults are one of each.
 func faults() []lab.Fault {
 	return []lab.Fault{&fault.Crash{}, &fault.Stop{}, &fault.Pause{}, &fault.Destroy{}, &fault.Wipe{}, &fault.Cut{}, &fault.Slow{},
-		&fault.Throttle{}, &fault.Fill{}, &fault.Overload{}, &fault.SlowDisk{}, &fault.FailDisk{}, &fault.Corrupt{}, &fault.TakePort{}}
+		&fault.Throttle{}, &fault.Fill{}, &fault.Overload{}, &fault.SlowDisk{}, &fault.FailDisk{}, &fault.Corrupt{}, &fault.TakePort{}, &fault.PowerOff{}, &fault.ClockStep{}, &fault.FillDisk{},
+		&fault.Certificate{}}
 }
 
 func TestWords(t *testing.T) {
@@ -79,7 +80,14 @@ func TestValid(t *testing.T) {
 		{"corrupt", &fault.Corrupt{Member: m, What: "db-value", Key: "a"}, ""},
 		{"corrupt what", &fault.Corrupt{Member: m, What: "snap"}, "db-empty, db-gone"},
 		{"corrupt key", &fault.Corrupt{Member: m, What: "wal-gone", Key: "a"}, "db-value only"},
+		{"clock-step", &fault.ClockStep{Member: m, By: time.Minute, Back: true}, ""},
+		{"clock-step too small", &fault.ClockStep{Member: m, By: 5 * time.Second}, "at least 10s"},
+		{"clock-step too far", &fault.ClockStep{Member: m, By: 9000 * time.Hour}, "at most 2400h"},
 		{"take-port", &fault.TakePort{Member: m, Port: "health"}, "expected one of client, peer"},
+		{"certificate", &fault.Certificate{Member: m, Pair: "peer", How: "wrong-names"}, ""},
+		{"certificate pair", &fault.Certificate{Member: m, Pair: "ca", How: "expired"}, "expected one of server, peer, client"},
+		{"certificate how", &fault.Certificate{Member: m, Pair: "peer", How: "old"}, "expected one of expired"},
+		{"certificate names of a client", &fault.Certificate{Member: m, Pair: "client", How: "wrong-names"}, "for no address"},
 	} {
 		err := c.f.Valid()
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
@@ -108,6 +116,7 @@ func TestRefused(t *testing.T) {
 		{"a ring of three", &fault.Cut{Shape: "ring", Mode: "drop", Member: m2}, "at least 4"},
 		{"halves of one side", &fault.Cut{Shape: "halves", Mode: "drop", Member: lab.Target{Role: "all", Names: []string{"m1", "m2", "m3"}}}, "cannot be divided"},
 		{"a value of an empty store", &fault.Corrupt{Member: m2, What: "db-value"}, "write one first"},
+		{"a certificate of a host without a member", &fault.Certificate{Member: spare, Pair: "server", How: "expired"}, "does not run already"},
 		{"the value of a key that is not there", &fault.Corrupt{Member: m2, What: "db-value", Key: "no"}, "no value for \"no\""},
 	} {
 		err := c.f.Inject(t.Context(), e)
@@ -129,7 +138,8 @@ func TestRefused(t *testing.T) {
 	}
 	// A fault on who is down already would be proved by the other's effect.
 	b.member("m2").Proc.Signal(t.Context(), "KILL")
-	for _, f := range []lab.Fault{&fault.Crash{Member: m2}, &fault.Stop{Member: m2}, &fault.Pause{Member: m2}, &fault.FailDisk{Member: m2, File: "wal", Call: "write", Error: "EIO"}} {
+	for _, f := range []lab.Fault{&fault.Crash{Member: m2}, &fault.Stop{Member: m2}, &fault.Pause{Member: m2}, &fault.FailDisk{Member: m2, File: "wal", Call: "write", Error: "EIO"},
+		&fault.Certificate{Member: m2, Pair: "peer", How: "expired"}} {
 		if err := f.Inject(t.Context(), e); err == nil || !strings.Contains(err.Error(), "does not run already") {
 			t.Errorf("%T on a member that is down: %v", f, err)
 		}

@@ -124,20 +124,32 @@ func (f *Corrupt) Inject(ctx context.Context, e *lab.Env) error {
 	return nil
 }
 
-// down kills a member and keeps a copy of its data. The copy gets its name
-// when it is whole.
+// down kills a member and keeps a copy of its data.
 func (f *Corrupt) down(ctx context.Context, e *lab.Env, m *lab.Member) error {
 	if err := kill(ctx, e, m); err != nil {
 		return err
 	}
+	return keep(ctx, e, m, m.DataDir)
+}
+
+// keep copies a directory of a member aside. The copy gets its name when it is
+// whole.
+func keep(ctx context.Context, e *lab.Env, m *lab.Member, dir string) error {
 	half := aside(e, m, "copying")
 	if err := remove(ctx, e, m, half); err != nil {
 		return err
 	}
-	if _, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"cp", "-a", "--", m.DataDir, half}}); err != nil {
+	if _, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"cp", "-a", "--", dir, half}}); err != nil {
 		return err
 	}
-	return move(ctx, e, m, half, aside(e, m, kept))
+	if err := move(ctx, e, m, half, aside(e, m, kept)); err != nil {
+		return err
+	}
+	// Nothing is damaged before there is something to put back.
+	if there, err := exists(ctx, m.Host, aside(e, m, kept)); err != nil || !there {
+		return errors.Join(err, fmt.Errorf("%s: the copy of %s is not there", m.Name, dir))
+	}
+	return nil
 }
 
 // overwrite writes bytes into a file at an offset and leaves the rest of it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"reflect"
@@ -18,6 +19,7 @@ import (
 	"github.com/etcdrill/etcdrill/drivers/local/tools"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/fault"
 )
 
 func TestMain(m *testing.M) {
@@ -280,6 +282,9 @@ func ledger(t *testing.T, f lab.Fault) []byte {
 
 // needs tells whether a fault uses what a saboteur has disabled.
 func needs(f lab.Fault, what string) bool {
+	if _, ok := f.(*fault.Certificate); ok {
+		return what == "host" || what == "put"
+	}
 	for sabotage, caps := range map[string][]lab.Cap{
 		"proc": {lab.CapSignal}, "host": {lab.CapSignal}, "links": {lab.CapLinks}, "lying-links": {lab.CapLinks}, "tracer": {lab.CapTrace},
 	} {
@@ -323,6 +328,11 @@ func saboteurs(c *lab.Cluster) map[string]*lab.Cluster {
 				m.Host = lazyHost{m.Host}
 			}
 		}),
+		"put": with(func(s *lab.Cluster) {
+			for _, m := range s.Seats {
+				m.Host = lazyPut{m.Host}
+			}
+		}),
 		"links":       with(func(s *lab.Cluster) { s.Links = lazyLinks{s.Links} }),
 		"lying-links": with(func(s *lab.Cluster) { s.Links = &lyingLinks{Links: s.Links} }),
 		"tracer":      with(func(s *lab.Cluster) { s.Tracer = lazyTracer{s.Tracer} }),
@@ -345,6 +355,11 @@ func (h lazyHost) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 	}
 	return lab.Output{}, nil
 }
+
+// lazyPut writes no files.
+type lazyPut struct{ lab.Host }
+
+func (lazyPut) Put(context.Context, string, fs.FileMode, []byte) error { return nil }
 
 // lazyLinks forgets rules.
 type lazyLinks struct{ lab.Links }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
 // Throttle limits how many bytes per second go over links. Heartbeats still
@@ -195,8 +196,8 @@ func (f *Throttle) send(ctx context.Context, e *lab.Env, p pathway, limit time.D
 		return 0, err
 	}
 	t := &http.Transport{DialContext: dial, DisableKeepAlives: true}
-	if e.TLS != nil {
-		t.TLSClientConfig = e.TLS.Clone()
+	if t.TLSClientConfig, err = etcd.ClientConfig(e.Cluster); err != nil {
+		return 0, err
 	}
 	defer t.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.JoinPath("version").String(), nil)

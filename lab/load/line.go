@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
 // seat is a place for a member, as the load sees it: connections that end at
@@ -75,7 +76,7 @@ type line struct {
 }
 
 func (l *line) open(c *lab.Cluster, m *lab.Member, pause time.Duration) error {
-	client, err := clientv3.New(clientv3.Config{
+	cfg := clientv3.Config{
 		Endpoints:       []string{m.ClientURL},
 		TLS:             c.TLS,
 		Logger:          zap.NewNop(),
@@ -87,6 +88,7 @@ func (l *line) open(c *lab.Cluster, m *lab.Member, pause time.Duration) error {
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 2 * time.Second,
 		DialOptions: []grpc.DialOption{
+			etcd.ViaHosts(m),
 			grpc.WithDisableRetry(),
 			// gRPC's own pause between two dials begins at one second and
 			// would be taken for an outage of the cluster.
@@ -95,7 +97,11 @@ func (l *line) open(c *lab.Cluster, m *lab.Member, pause time.Duration) error {
 				MinConnectTimeout: 2 * time.Second,
 			}),
 		},
-	})
+	}
+	if creds := etcd.Credentials(c); creds != nil { // a renewed certificate is shown by the next connection
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithTransportCredentials(creds))
+	}
+	client, err := clientv3.New(cfg)
 	if err != nil {
 		return err
 	}

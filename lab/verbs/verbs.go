@@ -41,6 +41,9 @@ func All() lab.Verbs {
 			"defrag":  func() lab.Action { return &action.Defrag{} },
 			"disarm":  func() lab.Action { return &action.Disarm{} },
 
+			"renew": func() lab.Action { return &action.Renew{} },
+			"trust": func() lab.Action { return &action.Trust{} },
+
 			"snapshot":          func() lab.Action { return &action.Snapshot{} },
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
@@ -50,11 +53,14 @@ func All() lab.Verbs {
 			"wait":  func() lab.Action { return &action.Wait{} },
 		},
 		Break: map[string]func() lab.Fault{
-			"crash":   func() lab.Fault { return &fault.Crash{} },
-			"stop":    func() lab.Fault { return &fault.Stop{} },
-			"pause":   func() lab.Fault { return &fault.Pause{} },
-			"destroy": func() lab.Fault { return &fault.Destroy{} },
-			"wipe":    func() lab.Fault { return &fault.Wipe{} },
+			"crash":      func() lab.Fault { return &fault.Crash{} },
+			"stop":       func() lab.Fault { return &fault.Stop{} },
+			"pause":      func() lab.Fault { return &fault.Pause{} },
+			"power-off":  func() lab.Fault { return &fault.PowerOff{} },
+			"clock-step": func() lab.Fault { return &fault.ClockStep{} },
+			"fill-disk":  func() lab.Fault { return &fault.FillDisk{} },
+			"destroy":    func() lab.Fault { return &fault.Destroy{} },
+			"wipe":       func() lab.Fault { return &fault.Wipe{} },
 
 			"cut":      func() lab.Fault { return &fault.Cut{} },
 			"slow":     func() lab.Fault { return &fault.Slow{} },
@@ -66,6 +72,8 @@ func All() lab.Verbs {
 			"fail-disk": func() lab.Fault { return &fault.FailDisk{} },
 			"corrupt":   func() lab.Fault { return &fault.Corrupt{} },
 			"take-port": func() lab.Fault { return &fault.TakePort{} },
+
+			"certificate": func() lab.Fault { return &fault.Certificate{} },
 		},
 		Check: map[string]func() lab.Check{
 			"leader": func() lab.Check { return &check.Leader{} },
@@ -84,6 +92,12 @@ func All() lab.Verbs {
 			"alarms":   func() lab.Check { return &check.Alarms{} },
 			"health":   func() lab.Check { return &check.Health{} },
 			"process":  func() lab.Check { return &check.Process{} },
+
+			"handshake":   func() lab.Check { return &check.Handshake{} },
+			"certificate": func() lab.Check { return &check.Certificate{} },
+			"wiretap":     func() lab.Check { return &check.Wiretap{} },
+			"secrets":     func() lab.Check { return &check.Secrets{} },
+			"user":        func() lab.Check { return &check.User{} },
 		},
 	}
 }

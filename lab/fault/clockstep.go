@@ -1,0 +1,213 @@
+package fault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// ClockStep sets the clock of hosts forward or back in one step, and keeps time
+// synchronisation from correcting it. raft does not care, it counts ticks of
+// the monotonic clock; certificates and tokens do, and so do people who read
+// logs.
+//
+// Only a host that owns its clock can suffer it: a container shows the clock of
+// its machine (FF14). Healing sets the clock back by what it is off by now, so
+// it can be done again, and lets synchronisation go on.
+type ClockStep struct {
+	Member lab.Target    `default:"follower" doc:"whose host gets another time"`
+	By     time.Duration `need:"yes" doc:"how far, 10s to 2400h"`
+	Back   bool          `doc:"into the past instead of the future"`
+}
+
+// Doc says what the fault does.
+func (*ClockStep) Doc() string {
+	return "step the clock of a member's host, time synchronisation stopped; healing steps it back"
+}
+
+// Needs lists the abilities it must have.
+func (*ClockStep) Needs() []lab.Cap { return []lab.Cap{lab.CapClock} }
+
+// Valid refuses steps that are too small to be told from the clocks' own
+// difference.
+func (f *ClockStep) Valid() error {
+	if f.By < 10*time.Second || f.By > 100*24*time.Hour {
+		return fmt.Errorf("by: %s: expected at least 10s and at most 2400h", f.By)
+	}
+	return nil
+}
+
+// by is how far, with its sign.
+func (f *ClockStep) by() time.Duration {
+	if f.Back {
+		return -f.By
+	}
+	return f.By
+}
+
+// Shell shows the commands it amounts to.
+func (f *ClockStep) Shell() (do, undo []string) {
+	return operator(f.Member, "systemctl stop "+strings.Join(synchronisers, " "), "date --set="+step(f.by())),
+		operator(f.Member, "date --set="+step(-f.by()), "systemctl start "+synchronisers[0])
+}
+
+// synchronisers are the services that correct clocks.
+var synchronisers = []string{"chrony.service", "chronyd.service", "systemd-timesyncd.service", "ntpsec.service", "ntp.service", "ntpd.service"}
+
+// step is a relative time as GNU date reads it.
+func step(by time.Duration) string {
+	return fmt.Sprintf("%+.3f seconds", by.Seconds())
+}
+
+// clock is what a host's clock was before, kept on the host.
+type clock struct {
+	Offset time.Duration `json:"offset"` // from the clock here
+	Units  []string      `json:"units"`  // synchronisers that ran
+}
+
+func (f *ClockStep) file(e *lab.Env, m *lab.Member) string {
+	return path.Join(m.Host.Dir(), "clock-"+url.PathEscape(e.Owner)+".json")
+}
+
+// offset is how far a host's clock is ahead of the one here. It is read from
+// both sides of the question, so that half the time it took is the most it is
+// wrong by.
+func offset(ctx context.Context, h lab.Host) (time.Duration, error) {
+	start := time.Now()
+	out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"date", "+%s.%N"}})
+	if err != nil {
+		return 0, err
+	}
+	middle := start.Add(time.Since(start) / 2)
+	s, err := strconv.ParseFloat(strings.TrimSpace(string(out.Stdout)), 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: date: %w", h.Name(), err)
+	}
+	return time.Duration((s - float64(middle.UnixNano())/1e9) * 1e9), nil
+}
+
+// Inject steps.
+func (f *ClockStep) Inject(ctx context.Context, e *lab.Env) error {
+	ms, err := seats(e, f.Member)
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		before, err := offset(ctx, m.Host)
+		if err != nil {
+			return err
+		}
+		was := clock{Offset: before}
+		for _, unit := range synchronisers {
+			_, err := m.Host.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"systemctl", "is-active", "--quiet", unit}})
+			var exit *lab.ExitError
+			if err == nil {
+				was.Units = append(was.Units, unit)
+			} else if !errors.As(err, &exit) {
+				return err
+			}
+		}
+		data, err := json.Marshal(was)
+		if err != nil {
+			return err
+		}
+		if err := m.Host.Put(ctx, f.file(e, m), 0o600, data); err != nil {
+			return err
+		}
+		if len(was.Units) > 0 {
+			if _, err := e.Run(ctx, m.Host, lab.Cmd{Dir: "/", Argv: append([]string{"systemctl", "stop"}, was.Units...)}); err != nil {
+				return err
+			}
+		}
+		if _, err := e.Run(ctx, m.Host, lab.Cmd{Dir: "/", Argv: []string{"date", "--set=" + step(f.by())}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tolerance of a proof: more than a slow answer and a clock that is being
+// corrected make up, and less than half the smallest step.
+const tolerance = 3 * time.Second
+
+// Prove compares the hosts' clocks with the one here.
+func (f *ClockStep) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
+	ms, err := seats(e, f.Member)
+	if err != nil {
+		return lab.Proof{}, err
+	}
+	var bites, gone, unclear []string
+	for _, m := range ms {
+		was, err := f.before(ctx, e, m)
+		if err != nil {
+			return lab.Proof{}, err
+		}
+		now, err := offset(ctx, m.Host)
+		if err != nil {
+			return lab.Proof{}, err
+		}
+		off := now - was.Offset
+		says := fmt.Sprintf("the clock of %s is %s off from where it was", m.Name, off.Round(10*time.Millisecond))
+		switch {
+		case (off - f.by()).Abs() < tolerance:
+			bites = append(bites, says)
+		case off.Abs() < tolerance:
+			gone = append(gone, says)
+		default:
+			unclear = append(unclear, says)
+		}
+	}
+	return verdict(len(ms), bites, gone, unclear), nil
+}
+
+// before reads what was kept; a host that was not touched has its clock still.
+func (f *ClockStep) before(ctx context.Context, e *lab.Env, m *lab.Member) (clock, error) {
+	var was clock
+	data, err := m.Host.Get(ctx, f.file(e, m))
+	if errors.Is(err, fs.ErrNotExist) {
+		was.Offset, err = offset(ctx, m.Host)
+		return was, err
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &was)
+	}
+	return was, err
+}
+
+// Heal steps back by what the clocks are off by, and lets synchronisation go on.
+func (f *ClockStep) Heal(ctx context.Context, e *lab.Env) error {
+	ms, err := seats(e, f.Member)
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		was, err := f.before(ctx, e, m)
+		if err != nil {
+			return err
+		}
+		now, err := offset(ctx, m.Host)
+		if err != nil {
+			return err
+		}
+		if off := now - was.Offset; off.Abs() >= tolerance {
+			if _, err := e.Run(ctx, m.Host, lab.Cmd{Dir: "/", Argv: []string{"date", "--set=" + step(-off)}}); err != nil {
+				return err
+			}
+		}
+		if len(was.Units) > 0 {
+			if _, err := e.Run(ctx, m.Host, lab.Cmd{Dir: "/", Argv: append([]string{"systemctl", "start"}, was.Units...)}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
