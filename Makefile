@@ -1,10 +1,13 @@
 # The README's commands. `make verify` is what CI runs.
 
 GO      ?= go
+# What runs tests, and which: CI runs the tests that failed once more, and says so.
+GOTEST   ?= $(GO) test
+PACKAGES ?= ./...
 LDFLAGS ?= -s -w
 export CGO_ENABLED ?= 0
 
-.PHONY: build test test-drills test-museum bench lint verify generate clean
+.PHONY: build test test-drills test-museum test-docker test-ssh test-vm bench lint verify generate clean
 
 build: ## the static binary, bin/etcdrill
 	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
@@ -12,7 +15,7 @@ build: ## the static binary, bin/etcdrill
 # The members of the tests' labs run from the binary that users run, not from
 # the test binary, whose race detector would slow etcd down several times.
 test: build ## hermetic: no Docker, no network, no root
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GO) test -race -timeout 10m -parallel 4 ./...
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -race -timeout 10m -parallel 4 $(PACKAGES)
 
 test-drills: ## every shipped drill, those that show damage too, and 50 killed runs
 	CGO_ENABLED=1 ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 3 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'
