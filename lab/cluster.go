@@ -43,8 +43,10 @@ type Cluster struct {
 	Links  Links       // nil where the driver lacks CapLinks
 	Tracer Tracer      // nil where the driver lacks CapTrace
 	Power  Power       // nil where the driver lacks CapPower
-	Caps   Caps
-	Dir    string // directory of the lab on this machine: ledger and, for the user, keys
+	// Forbids tells whether a fault must not befall a member's host; nil: all may.
+	Forbids func(member, fault string) bool
+	Caps    Caps
+	Dir     string // directory of the lab on this machine: ledger and, for the user, keys
 }
 
 // Member is a place for an etcd member on a host: its process, addresses and

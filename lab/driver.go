@@ -39,6 +39,7 @@ type Driver interface {
 	Keep(ctx context.Context, id string) error
 
 	// Left lists the labs that exist, half made and half gone ones included.
+	// What could not be looked at is an error beside what was found.
 	Left(ctx context.Context) ([]Left, error)
 }
 

@@ -202,6 +202,21 @@ func (h *Hands) do(ctx context.Context, s *Step, index string, j *Journal) error
 	return err // it may not have run: that is no refusal
 }
 
+// allowed refuses a fault on a host whose owner does not want it there.
+func (h *Hands) allowed(fault any, verb string) error {
+	if h.Cluster.Forbids == nil {
+		return nil
+	}
+	for _, t := range Targets(fault) {
+		for _, name := range t.Names {
+			if h.Cluster.Forbids(name, verb) {
+				return fmt.Errorf("break %s: the inventory does not allow it on the host of %s: nothing was done", verb, name)
+			}
+		}
+	}
+	return nil
+}
+
 func (h *Hands) check(ctx context.Context, s *Step, index string, j *Journal) error {
 	var e *Env
 	look := func(ctx context.Context) error {
@@ -257,6 +272,9 @@ func (h *Hands) brk(ctx context.Context, s *Step, index string, j *Journal) erro
 	}
 	v, r, err := h.aim(ctx, s.Args, index, j)
 	if err != nil {
+		return err
+	}
+	if err := h.allowed(v, s.Verb); err != nil {
 		return err
 	}
 	before := h.Kit.Look(ctx, h.Cluster)

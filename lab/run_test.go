@@ -162,6 +162,22 @@ func TestRunWithoutLab(t *testing.T) {
 	}
 }
 
+// A fault that the owner of a host does not want there is refused before
+// anything is booked or done.
+func TestForbiddenFault(t *testing.T) {
+	w := newWorld(t)
+	w.forbids = func(member, fault string) bool { return member == "m1" && fault == "hurt" }
+	r := w.run(t.Context(), "- break: hurt\n  member: leader\n", lab.KeepNever)
+	if r.Verdict != lab.Error || !strings.Contains(r.Reason, "does not allow it on the host of m1") || slices.Contains(w.told, "inject m1") {
+		t.Errorf("got %s: %s, happened %q", r.Verdict, r.Reason, w.told)
+	}
+	w = newWorld(t)
+	w.forbids = func(member, _ string) bool { return member == "m1" }
+	if r := w.run(t.Context(), "- break: hurt\n  member: m2\n  as: a\n- heal: a\n", lab.KeepNever); r.Verdict != lab.Pass {
+		t.Errorf("on another host: got %s: %s", r.Verdict, r.Reason)
+	}
+}
+
 func TestInterruptHealsAndTakesDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -28,11 +28,9 @@ nothing.`,
 			if err != nil {
 				return err
 			}
+			// What was found is removed, also when some hosts could not be looked at.
 			left, err := drv.Left(ctx)
-			if err != nil {
-				return err
-			}
-			var errs []error
+			errs := []error{err}
 			n := 0
 			for _, l := range left {
 				if !all && (l.Keep || l.Owned) {
@@ -51,7 +49,7 @@ nothing.`,
 				}
 				fmt.Fprintf(a.out, "removed %s: %s\n", l.ID, what)
 			}
-			if n == 0 {
+			if n == 0 && err == nil {
 				fmt.Fprintln(a.err, "nothing left behind")
 			}
 			if err := errors.Join(errs...); err != nil {

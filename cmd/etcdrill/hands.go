@@ -121,8 +121,9 @@ func (a *app) cluster(ctx context.Context, name string) (*lab.Cluster, error) {
 		name = os.Getenv("ETCDRILL_LAB")
 	}
 	if name == "" {
+		// A host that does not answer hides no lab that is known here.
 		left, err := drv.Left(ctx)
-		if err != nil {
+		if err != nil && len(left) == 0 {
 			return nil, err
 		}
 		if stays := staying(left); len(stays) == 1 {
@@ -162,11 +163,11 @@ func (a *app) status() *cobra.Command {
 			return err
 		}
 		left, err := drv.Left(cmd.Context())
-		if err != nil {
+		if err != nil && len(left) == 0 {
 			return err
 		}
 		if len(args) == 0 && len(left) != 1 && len(staying(left)) != 1 {
-			return a.printLabs(left)
+			return errors.Join(a.printLabs(left), err)
 		}
 		name := ""
 		if len(args) == 1 {

@@ -469,6 +469,10 @@ func (d *Driver) finish(c *lab.Cluster, hosts []*Host) {
 	if c.Caps[lab.CapPower] == "" {
 		c.Power = power(hosts)
 	}
+	c.Forbids = func(member, fault string) bool {
+		h, err := power(hosts).host(member)
+		return err != nil || !h.machine.Allows(fault)
+	}
 }
 
 // power is the power switch of a lab. It implements lab.Power.

@@ -31,6 +31,7 @@ type view struct {
 
 	mu     sync.Mutex
 	conns  []*grpc.ClientConn // by seat, nil until used
+	met    []bool             // by seat: it was tried whether its host can be reached
 	silent []bool             // by seat: it let the last question's time pass
 	list   Membership         // the last one seen
 	term   uint64             // of who sent it
@@ -42,7 +43,7 @@ func (o *Observer) view(c *lab.Cluster) *view {
 	defer o.mu.Unlock()
 	v := o.clusters[c]
 	if v == nil {
-		v = &view{c: c, conns: make([]*grpc.ClientConn, len(c.Seats)), silent: make([]bool, len(c.Seats))}
+		v = &view{c: c, conns: make([]*grpc.ClientConn, len(c.Seats)), met: make([]bool, len(c.Seats)), silent: make([]bool, len(c.Seats))}
 		if o.clusters == nil {
 			o.clusters = map[*lab.Cluster]*view{}
 		}
@@ -83,7 +84,8 @@ func (v *view) close() {
 }
 
 // Look asks every seat for its status, all at once, each for at most a second,
-// and one that hung in the last look for a fifth of that.
+// and one that hung in the last look for a fifth of that. The first time some
+// seconds are added for the way to its host.
 // What it could not see it says in Status.Error. See lab.Kit.Look.
 func (o *Observer) Look(ctx context.Context, c *lab.Cluster) []lab.Status {
 	return o.look(ctx, c, c.Seats)
@@ -122,6 +124,26 @@ func (v *view) patience(i int) time.Duration {
 	return answer
 }
 
+// reach is how long the way to a host may take the first time: a login to a slow
+// machine must not pass for a member that does not answer.
+const reach = 5 * time.Second
+
+// meet makes the way to a seat's host once.
+func (v *view) meet(ctx context.Context, i int) {
+	v.mu.Lock()
+	met := v.met[i]
+	v.met[i] = true
+	v.mu.Unlock()
+	if met {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, reach)
+	defer cancel()
+	if c, err := v.c.Seats[i].Host.Dial(ctx, parse(v.c.Seats[i].LocalURL).Host); err == nil {
+		c.Close()
+	}
+}
+
 func (v *view) conn(i int) (*grpc.ClientConn, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -137,6 +159,7 @@ func (v *view) conn(i int) (*grpc.ClientConn, error) {
 
 // ask asks one seat for its status and for what it knows of the membership.
 func (v *view) ask(outer context.Context, i int) (out seen) {
+	v.meet(outer, i)
 	ctx, cancel := context.WithTimeout(outer, v.patience(i))
 	defer cancel()
 	defer func() {
