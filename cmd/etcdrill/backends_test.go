@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -63,15 +62,14 @@ func story(t *testing.T, cmd *exec.Cmd) (steps []string, verdict string) {
 	var reports []struct {
 		Verdict string
 		Steps   []struct {
-			Index               int
-			Word, Verb, Verdict string
+			Index, Word, Verb, Verdict string
 		}
 	}
 	if jerr := json.Unmarshal(out, &reports); jerr != nil || len(reports) != 1 {
 		t.Fatalf("%v, %v\n%s", err, jerr, said.String())
 	}
 	for _, s := range reports[0].Steps {
-		steps = append(steps, fmt.Sprint(s.Index, s.Word, s.Verb, s.Verdict))
+		steps = append(steps, strings.Join([]string{s.Index, s.Word, s.Verb, s.Verdict}, " "))
 	}
 	if reports[0].Verdict != "pass" {
 		t.Log(said.String(), string(out))
