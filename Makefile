@@ -23,16 +23,21 @@ test-drills: ## every shipped drill, those that show damage too, and 50 killed r
 test-museum: build ## stock etcd binaries with a known bug: found; without it: no false alarm
 	fixtures/museum/test
 
-test-docker: build ## containers that play hosts; needs a container engine
-	CGO_ENABLED=1 ETCDRILL_MUST=docker ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -timeout 30m ./drivers/docker
-	CGO_ENABLED=1 ETCDRILL_MUST=docker ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -timeout 30m ./cmd/etcdrill -run Elsewhere
-
+# The backends' tests: the driver's own, and drills by the command.
+DRILLS   ?= $(GO) test
+DRIVER   ?= ./drivers/$(@:test-%=%)
+COMMANDS ?= ./cmd/etcdrill
+BACKEND   = CGO_ENABLED=1 ETCDRILL_MUST=$(@:test-%=%) ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill ETCDRILL_TEST_INVENTORY=$(MACHINES)/hosts.yaml
 MACHINES := $(CURDIR)/bin/machines
+
+test-docker: build ## containers that play hosts; needs a container engine
+	$(BACKEND) $(GOTEST) -timeout 30m $(DRIVER)
+	$(BACKEND) $(DRILLS) -timeout 30m -run Elsewhere $(COMMANDS)
+
 test-ssh: build ## machines over ssh: containers with an sshd, of the image that test-docker makes
 	fixtures/node/machines down $(MACHINES)
 	fixtures/node/machines up $(MACHINES) 4
-	export CGO_ENABLED=1 ETCDRILL_MUST=ssh,sshd ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill ETCDRILL_TEST_INVENTORY=$(MACHINES)/hosts.yaml; \
-	$(GOTEST) -timeout 30m ./drivers/ssh && $(GOTEST) -timeout 30m ./cmd/etcdrill -run Elsewhere; \
+	$(BACKEND) $(GOTEST) -timeout 30m $(DRIVER) && $(BACKEND) $(DRILLS) -timeout 30m -run Elsewhere $(COMMANDS); \
 	code=$$?; fixtures/node/machines down $(MACHINES); exit $$code
 
 test-vm: build ## virtual machines under QEMU

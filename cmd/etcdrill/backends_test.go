@@ -143,7 +143,7 @@ steps:
 					t.Fatalf("kill %d after %s: gc %d: %v\n%s\n%s", i, after, n+1, err, out, said.String())
 				}
 			}
-			labs, err := filepath.Glob(filepath.Join(b.dir, "home", "*", "*"))
+			labs, err := filepath.Glob(filepath.Join(b.dir, "home", b.driver, "*"))
 			if err != nil || len(labs) > 0 {
 				t.Fatalf("kill %d after %s: left after gc: %q, %v", i, after, labs, err)
 			}
