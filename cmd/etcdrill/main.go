@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ Start with:  etcdrill run leader-kill`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usage("%s: see `%s --help`", err, c.CommandPath())
 	})
-	root.PersistentFlags().StringVar(&a.driver, "driver", or(os.Getenv("ETCDRILL_DRIVER"), "local"), "where the lab is made: local (processes on this machine), docker (containers that play hosts) or ssh (hosts of --inventory); the default can be set in ETCDRILL_DRIVER")
+	root.PersistentFlags().StringVar(&a.driver, "driver", cmp.Or(os.Getenv("ETCDRILL_DRIVER"), "local"), "where the lab is made: local (processes on this machine), docker (containers that play hosts) or ssh (hosts of --inventory); the default can be set in ETCDRILL_DRIVER")
 	root.PersistentFlags().StringVar(&a.inventory, "inventory", os.Getenv("ETCDRILL_INVENTORY"), "file with the hosts of the ssh driver; the default can be set in ETCDRILL_INVENTORY")
 	root.PersistentFlags().BoolVar(&a.acceptNew, "accept-new-host-keys", false, "let the ssh driver meet hosts that known_hosts does not know, and add them to it; a changed key is refused all the same")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
@@ -120,14 +121,6 @@ Start with:  etcdrill run leader-kill`,
 	root.AddCommand(a.gc(), a.doctor(), a.host(), a.vm(), a.schema(), a.version())
 	wrapArgs(root)
 	return root
-}
-
-// or is the first text that is not empty.
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // wrapArgs gives wrong arguments the exit code of wrong usage.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/etcdrill/etcdrill/drivers/linux"
+	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -60,25 +60,10 @@ type Driver struct {
 // touches nothing.
 func New(o Options) *Driver {
 	d := &Driver{options: o, owned: map[string]func(){}, hosts: map[string]*Host{}}
-	if d.root, d.err = root(o.Root); d.err == nil {
+	if d.root, d.err = place.Root(o.Root); d.err == nil {
 		d.engine, d.err = client.New(client.FromEnv)
 	}
 	return d
-}
-
-func root(given string) (string, error) {
-	switch home, herr := os.UserHomeDir(); {
-	case given != "":
-		return filepath.Abs(given)
-	case os.Getenv("ETCDRILL_HOME") != "":
-		return filepath.Abs(os.Getenv("ETCDRILL_HOME"))
-	case filepath.IsAbs(os.Getenv("XDG_STATE_HOME")):
-		return filepath.Join(os.Getenv("XDG_STATE_HOME"), "etcdrill"), nil
-	case herr != nil:
-		return "", fmt.Errorf("no place for labs: set ETCDRILL_HOME: %w", herr)
-	default:
-		return filepath.Join(home, ".local", "state", "etcdrill"), nil
-	}
 }
 
 // Name implements lab.Driver.
@@ -147,21 +132,12 @@ func (d *Driver) present(ctx context.Context) error {
 	return nil
 }
 
-// checkID refuses names that are not one plain path element and part of a
-// container's name.
-func checkID(id string) error {
-	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`).MatchString(id) {
-		return fmt.Errorf("lab %q: expected letters, digits, dots and dashes, at most 100", id)
-	}
-	return nil
-}
-
 // dir is a lab's directory on this machine.
 func (d *Driver) dir(id string) (string, error) {
 	if d.err != nil {
 		return "", d.err
 	}
-	return filepath.Join(d.root, Name, id), checkID(id)
+	return filepath.Join(d.root, Name, id), place.CheckID(id)
 }
 
 // record is docker.json in a lab's directory, there before anything else of a
@@ -463,7 +439,7 @@ func (d *Driver) Left(ctx context.Context) ([]lab.Left, error) {
 	}
 	found := map[string]lab.Left{}
 	for _, e := range entries {
-		if checkID(e.Name()) != nil || !e.IsDir() {
+		if place.CheckID(e.Name()) != nil || !e.IsDir() {
 			continue
 		}
 		dir := filepath.Join(labs, e.Name())

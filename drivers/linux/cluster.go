@@ -15,8 +15,6 @@ import (
 	"github.com/etcdrill/etcdrill/lab"
 )
 
-type conn = net.Conn
-
 // host is a host of the driver, in its lab.
 type host struct {
 	lab.Host

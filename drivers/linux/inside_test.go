@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -48,11 +49,11 @@ func TestListening(t *testing.T) {
 
 func TestCheckID(t *testing.T) {
 	for _, id := range []string{"", "..", "a/b", "-x", "a b", "a%n"} {
-		if CheckID(id) == nil {
+		if place.CheckID(id) == nil {
 			t.Errorf("%q was taken", id)
 		}
 	}
-	if err := CheckID("leader-kill-20261121-080000-ab12"); err != nil {
+	if err := place.CheckID("leader-kill-20261121-080000-ab12"); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,12 +1,14 @@
 package linux
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
@@ -160,7 +163,7 @@ func Keep(ctx context.Context, dir string, hosts []lab.Host) error {
 // Down removes all of a lab from a host: processes, paused ones too, units,
 // files. It may be called twice, and where there never was a lab.
 func Down(ctx context.Context, h lab.Host, id string) error {
-	if err := CheckID(id); err != nil {
+	if err := place.CheckID(id); err != nil {
 		return err
 	}
 	// The directory may be gone, or be that of the command itself.
@@ -220,7 +223,7 @@ func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
 	}
 	for i, s := range r.Seats {
 		h := &host{Host: hosts[i], seat: s, record: r}
-		agent := control.NewClient("the agent on "+s.Name, r.Token, true, func(ctx context.Context) (conn, error) {
+		agent := control.NewClient("the agent on "+s.Name, r.Token, true, func(ctx context.Context) (net.Conn, error) {
 			return h.Dial(ctx, join(r.inner(s), s.Agent))
 		})
 		l.agents[s.Name] = agent
@@ -260,7 +263,7 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 		return err
 	}
 	links := []string{"etcd", "etcdctl", "etcdutl"}
-	if from := cmpOr(o.Spec.EtcdOf[s.Name], o.Spec.Etcd); from != "" {
+	if from := cmp.Or(o.Spec.EtcdOf[s.Name], o.Spec.Etcd); from != "" {
 		links = nil
 		for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
 			file := filepath.Join(from, tool)
@@ -317,13 +320,6 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 		}
 	}
 	return err
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 func upload(ctx context.Context, h lab.Host, to, file string) error {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"time"
 
@@ -100,17 +99,6 @@ func (r Record) write(dir string) error {
 		return err
 	}
 	return os.Rename(file+".new", file)
-}
-
-var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
-
-// CheckID refuses names that are not one plain path element and part of a
-// unit's name.
-func CheckID(id string) error {
-	if !validID.MatchString(id) {
-		return fmt.Errorf("lab %q: expected letters, digits, dots and dashes, at most 100", id)
-	}
-	return nil
 }
 
 func etcdUnit(id string) string  { return "etcdrill-" + id + "-etcd.service" }

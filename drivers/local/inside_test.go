@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -161,7 +162,7 @@ func TestRoot(t *testing.T) {
 		if c.unset != "" {
 			t.Setenv(c.unset, "")
 		}
-		if got, err := root(c.given); err != nil || got != c.want {
+		if got, err := place.Root(c.given); err != nil || got != c.want {
 			t.Errorf("root(%q) without %s: %s, %v, want %s", c.given, c.unset, got, err, c.want)
 		}
 	}

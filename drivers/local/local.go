@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/drivers/trace"
 	"github.com/etcdrill/etcdrill/lab"
@@ -54,23 +55,8 @@ type Driver struct {
 // New makes a driver. It touches nothing.
 func New(o Options) *Driver {
 	d := &Driver{options: o, owned: map[string]int{}}
-	d.root, d.err = root(o.Root)
+	d.root, d.err = place.Root(o.Root)
 	return d
-}
-
-func root(given string) (string, error) {
-	switch home, herr := os.UserHomeDir(); {
-	case given != "":
-		return filepath.Abs(given)
-	case os.Getenv("ETCDRILL_HOME") != "":
-		return filepath.Abs(os.Getenv("ETCDRILL_HOME"))
-	case filepath.IsAbs(os.Getenv("XDG_STATE_HOME")):
-		return filepath.Join(os.Getenv("XDG_STATE_HOME"), "etcdrill"), nil
-	case herr != nil:
-		return "", fmt.Errorf("no place for labs: set ETCDRILL_HOME: %w", herr)
-	default:
-		return filepath.Join(home, ".local", "state", "etcdrill"), nil
-	}
 }
 
 // Name implements lab.Driver.
@@ -95,7 +81,7 @@ func (d *Driver) dir(id string) (dir, error) {
 	if d.err != nil {
 		return "", d.err
 	}
-	return dir(filepath.Join(d.root, "labs", id)), checkID(id)
+	return dir(filepath.Join(d.root, "labs", id)), place.CheckID(id)
 }
 
 // cleanUp is how long a lab that could not be made may take to go away.

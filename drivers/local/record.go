@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"time"
 
@@ -107,16 +106,6 @@ func writeFile(path string, mode fs.FileMode, data []byte) error {
 	if err != nil {
 		os.Remove(f.Name())
 		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
-var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
-
-// checkID refuses names that are not one plain path element.
-func checkID(id string) error {
-	if !validID.MatchString(id) {
-		return fmt.Errorf("lab %q: expected letters, digits, dots and dashes, at most 100", id)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/linux"
+	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -65,23 +66,8 @@ func New(o Options) *Driver {
 		o.Prefix = "/var/lib/etcdrill"
 	}
 	d := &Driver{options: o, net: newNetwork(o.AcceptNew), owned: map[string]func(){}, hosts: map[string]*Host{}}
-	d.root, d.err = root(o.Root)
+	d.root, d.err = place.Root(o.Root)
 	return d
-}
-
-func root(given string) (string, error) {
-	switch home, herr := os.UserHomeDir(); {
-	case given != "":
-		return filepath.Abs(given)
-	case os.Getenv("ETCDRILL_HOME") != "":
-		return filepath.Abs(os.Getenv("ETCDRILL_HOME"))
-	case filepath.IsAbs(os.Getenv("XDG_STATE_HOME")):
-		return filepath.Join(os.Getenv("XDG_STATE_HOME"), "etcdrill"), nil
-	case herr != nil:
-		return "", fmt.Errorf("no place for labs: set ETCDRILL_HOME: %w", herr)
-	default:
-		return filepath.Join(home, ".local", "state", "etcdrill"), nil
-	}
 }
 
 // Name implements lab.Driver.
@@ -214,7 +200,7 @@ func (d *Driver) dir(id string) (string, error) {
 	if d.err != nil {
 		return "", d.err
 	}
-	return filepath.Join(d.root, Name, id), linux.CheckID(id)
+	return filepath.Join(d.root, Name, id), place.CheckID(id)
 }
 
 // record is ssh.json in a lab's directory on this machine, there before
@@ -675,7 +661,7 @@ func (d *Driver) Left(ctx context.Context) ([]lab.Left, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if linux.CheckID(e.Name()) != nil || !e.IsDir() {
+		if place.CheckID(e.Name()) != nil || !e.IsDir() {
 			continue
 		}
 		dir := filepath.Join(labs, e.Name())
@@ -730,7 +716,7 @@ func (h *Host) labs(ctx context.Context, prefix string) (map[string]record, erro
 	}
 	found := map[string]record{}
 	for _, id := range append(strings.Fields(string(out.Stdout)), ids...) {
-		if linux.CheckID(id) != nil {
+		if place.CheckID(id) != nil {
 			continue
 		}
 		at := *h

@@ -201,19 +201,7 @@ func (f *Certificate) connect(ctx context.Context, e *lab.Env, m *lab.Member) (e
 
 // Heal puts back what was spoiled, see Certificate.
 func (f *Certificate) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
-		if err := f.heal(ctx, e, m); err != nil {
-			return fmt.Errorf("%s: %w", m.Name, err)
-		}
-		if err := start(ctx, e, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mend(ctx, e, f.Member, func(m *lab.Member) error { return f.heal(ctx, e, m) })
 }
 
 func (f *Certificate) heal(ctx context.Context, e *lab.Env, m *lab.Member) error {

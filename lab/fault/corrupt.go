@@ -348,19 +348,7 @@ func (f *Corrupt) differs(ctx context.Context, e *lab.Env, m *lab.Member) (strin
 
 // Heal puts back what is needed of the copy, see Corrupt.
 func (f *Corrupt) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
-		if err := f.heal(ctx, e, m); err != nil {
-			return fmt.Errorf("%s: %w", m.Name, err)
-		}
-		if err := start(ctx, e, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mend(ctx, e, f.Member, func(m *lab.Member) error { return f.heal(ctx, e, m) })
 }
 
 func (f *Corrupt) heal(ctx context.Context, e *lab.Env, m *lab.Member) error {

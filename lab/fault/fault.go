@@ -97,6 +97,23 @@ func start(ctx context.Context, e *lab.Env, m *lab.Member) error {
 	return nil
 }
 
+// mend heals members one by one and starts who is down and still a member.
+func mend(ctx context.Context, e *lab.Env, t lab.Target, heal func(*lab.Member) error) error {
+	ms, err := seats(e, t)
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		if err := heal(m); err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+		if err := start(ctx, e, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // replaced tells whether the member that had this seat before the fault is no
 // member now: it was removed, and perhaps another was added in its place. What
 // cannot be told, without a quorum for instance, counts as no: the old member
