@@ -22,6 +22,7 @@ import (
 // this member and nowhere else.
 type seat struct {
 	name   string
+	proc   lab.Proc
 	prober line   // apart, so that probes do not queue behind the load
 	closer line   // for everything that is not load: watching, looking, reading back
 	shared []line // for the clients
@@ -33,7 +34,7 @@ type seat struct {
 const connections = 4
 
 func newSeat(c *lab.Cluster, m *lab.Member, spec lab.LoadSpec) (*seat, error) {
-	s := &seat{name: m.Name, shared: make([]line, min(spec.Clients, connections))}
+	s := &seat{name: m.Name, proc: m.Proc, shared: make([]line, min(spec.Clients, connections))}
 	lines := []*line{&s.prober, &s.closer}
 	for i := range s.shared {
 		lines = append(lines, &s.shared[i])

@@ -11,7 +11,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -100,8 +99,8 @@ func (l *load) stream(w *watcher) (began bool, err error) {
 
 // How long a watcher that does not move is waited for.
 const (
-	still        = 5 * time.Second
-	stillOffline = 2 * time.Second // while its member cannot be reached
+	still     = 10 * time.Second
+	stillDown = time.Second // while its member's process does not run
 )
 
 // caughtUp waits until every watcher delivered a revision, and names those
@@ -111,7 +110,7 @@ func (l *load) caughtUp(ctx context.Context, revision int64) (behind []*watcher)
 	list := l.watchers.list
 	l.watchers.Unlock()
 	seen, moved := make([]int64, len(list)), make([]time.Time, len(list))
-	_ = lab.Until(ctx, "the watchers", func(context.Context) error {
+	_ = lab.Until(ctx, "the watchers", func(ctx context.Context) error {
 		behind = nil
 		waiting := 0
 		for i, w := range list {
@@ -123,12 +122,14 @@ func (l *load) caughtUp(ctx context.Context, revision int64) (behind []*watcher)
 			if upto > seen[i] || moved[i].IsZero() {
 				seen[i], moved[i] = upto, time.Now()
 			}
-			limit := still
-			if w.seat.closer.client.ActiveConnection().GetState() != connectivity.Ready {
-				limit = stillOffline
-			}
-			if time.Since(moved[i]) < limit {
+			switch quiet := time.Since(moved[i]); {
+			case quiet < stillDown:
 				waiting++
+			case quiet < still:
+				// A member that just came back may be slow to be reached.
+				if st, err := w.seat.proc.State(ctx); err != nil || st.Running && !st.Paused {
+					waiting++
+				}
 			}
 		}
 		if waiting > 0 {
