@@ -43,6 +43,9 @@ type Cluster struct {
 	Links  Links       // nil where the driver lacks CapLinks
 	Tracer Tracer      // nil where the driver lacks CapTrace
 	Power  Power       // nil where the driver lacks CapPower
+	// LinksBy says what carries out the rules of Links, for the report: "proxy"
+	// (etcdrill itself), "nft+netem" (the hosts' kernels), "nft, proxy for delays".
+	LinksBy string
 	// Forbids tells whether a fault must not befall a member's host; nil: all may.
 	Forbids func(member, fault string) bool
 	Caps    Caps

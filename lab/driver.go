@@ -139,7 +139,7 @@ type Rule struct {
 	Reject bool          `json:"reject,omitempty"` // new connections are refused, open ones reset
 	Delay  time.Duration `json:"delay,omitempty"`  // added to every message
 	Jitter time.Duration `json:"jitter,omitempty"` // delay varies by up to ± Jitter, order is kept
-	Loss   float64       `json:"loss,omitempty"`   // share of segments, 0 to 1, that arrive only after a retransmission time-out
+	Loss   float64       `json:"loss,omitempty"`   // share of segments, 0 to 1, that arrive only when they are sent again
 	Rate   int64         `json:"rate,omitempty"`   // bytes per second, 0 = unlimited
 }
 

@@ -17,7 +17,7 @@ import (
 const (
 	EventRun     = "run"     // a run began: Drill, Driver, Seed, Environment
 	EventPhase   = "phase"   // Text: up, steady, load, steps, heal, end, down
-	EventUp      = "up"      // the cluster is up: Statuses, Seconds it took
+	EventUp      = "up"      // the cluster is up: Statuses, Seconds it took, Text: what makes its links
 	EventStep    = "step"    // a step began: Step, Line, Word, Verb, Target, Text (why)
 	EventDone    = "done"    // a step ended: Step, Verdict, Error, Seconds
 	EventAim     = "aim"     // a role was resolved: Target

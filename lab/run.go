@@ -126,7 +126,7 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 		r.collect(lasting, c)
 		r.down(lasting, verdict)
 	}()
-	r.journal.Add(Event{Kind: EventUp, Statuses: r.kit.Look(ctx, c), Seconds: time.Since(start).Seconds()})
+	r.journal.Add(Event{Kind: EventUp, Text: c.LinksBy, Statuses: r.kit.Look(ctx, c), Seconds: time.Since(start).Seconds()})
 	watching, stopWatching := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() { defer close(watched); r.kit.Watch(watching, c, r.journal) }()

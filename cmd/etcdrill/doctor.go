@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,7 +18,13 @@ func (a *app) doctor() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "say what this machine can and cannot do for drills, and how to get what it lacks",
-		Args:  cobra.NoArgs,
+		Long: `doctor looks at this machine, and with --driver ssh at those of the inventory.
+
+The links between Linux hosts are cut by nft or iptables and slowed by tc, where
+all hosts of a lab can do that, else by a proxy. ETCDRILL_LINKS=proxy chooses the
+proxy, ETCDRILL_LINKS=kernel refuses hosts that would need it for cuts, and
+ETCDRILL_LINKS=iptables leaves nft and tc alone.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			drv, err := a.open()
 			if err != nil {
@@ -45,6 +52,11 @@ func (a *app) doctor() *cobra.Command {
 					fmt.Fprintf(a.out, "  yes  %s\n", n)
 				}
 			}
+			if l, ok := drv.(linksBy); ok {
+				fmt.Fprintf(a.out, "links     %s\n", l.LinksBy(cmd.Context()))
+			} else {
+				fmt.Fprintln(a.out, "links     found out when a lab is made, see its report")
+			}
 			sync, free, err := disk()
 			if err != nil {
 				return fmt.Errorf("disk: %w", err)
@@ -65,6 +77,12 @@ func (a *app) doctor() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// linksBy is a driver that knows before there is a lab what will make its
+// links, as in lab.Cluster.
+type linksBy interface {
+	LinksBy(context.Context) string
 }
 
 // disk measures the median of some synchronous writes where labs would live.

@@ -152,6 +152,68 @@ func TestPower(t *testing.T) {
 	}
 }
 
+// What is to make the links makes them, and what an agent has put into the
+// kernel goes when the agent is killed: it forgets its rules.
+func TestLinksBy(t *testing.T) {
+	needsEngine(t)
+	rules := func(h lab.Host) string {
+		t.Helper()
+		out, err := h.Run(limit(t), lab.Cmd{Argv: []string{"sh", "-c", "nft list tables inet; iptables -w -S | grep etcdrill || :"}})
+		must(t, err)
+		return strings.TrimSpace(string(out.Stdout))
+	}
+	for way, want := range map[string]struct{ by, rules string }{
+		"proxy":    {"proxy", ""},
+		"kernel":   {"nft", "table inet etcdrill-"},
+		"iptables": {"iptables, proxy for delays", "-A INPUT -m comment --comment"},
+	} {
+		t.Run(way, func(t *testing.T) {
+			t.Setenv("ETCDRILL_LINKS", way)
+			ctx := limit(t)
+			c := up(t, newDriver(), fmt.Sprintf("links-%s-%d", way, os.Getpid()), 2)
+			if !strings.HasPrefix(c.LinksBy, want.by) {
+				t.Errorf("links by %q, want %q", c.LinksBy, want.by)
+			}
+			for _, h := range c.Hosts {
+				if got := rules(h); got != "" {
+					t.Errorf("%s: before there is a rule: %s", h.Name(), got)
+				}
+			}
+			must(t, c.Links.Set(ctx, "cut", "m1", "m2", lab.Rule{Drop: true}))
+			for _, h := range c.Hosts {
+				if got := rules(h); !strings.Contains(got, want.rules) || want.rules == "" && got != "" {
+					t.Errorf("%s: %q, want %q", h.Name(), got, want.rules)
+				}
+			}
+			short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+			defer cancel()
+			if _, err := c.Links.Probe(short, "m1", "m2"); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("probe: %v, want no answer", err)
+			}
+			for _, h := range c.Hosts {
+				_, err := h.Run(ctx, lab.Cmd{Argv: []string{"systemctl", "kill", "-s", "KILL", "etcdrill-" + c.ID + "-agent.service"}})
+				must(t, err)
+			}
+			must(t, lab.Until(ctx, "agents without rules", func(ctx context.Context) error {
+				if rules, err := c.Links.Rules(ctx); err != nil || len(rules) > 0 {
+					return fmt.Errorf("rules %v, %v", rules, err)
+				}
+				_, err := c.Links.Probe(ctx, "m1", "m2")
+				return err
+			}))
+			for _, h := range c.Hosts {
+				if got := rules(h); got != "" {
+					t.Errorf("%s: left by an agent that was killed: %s", h.Name(), got)
+				}
+			}
+		})
+	}
+	t.Setenv("ETCDRILL_LINKS", "nonsense")
+	if _, err := newDriver().Up(limit(t), "links-nonsense", lab.Spec{Members: 1, TLS: "off", Peers: "lab", Heartbeat: 50 * time.Millisecond, Election: 500 * time.Millisecond}); err == nil || !strings.Contains(err.Error(), "ETCDRILL_LINKS=nonsense") {
+		t.Errorf("nonsense: %v", err)
+	}
+}
+
 // An engine on another machine: nothing of a lab is reached but through it.
 func TestAnotherMachine(t *testing.T) {
 	needsEngine(t)

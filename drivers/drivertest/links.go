@@ -20,6 +20,10 @@ func (s *suite) links(t *testing.T, c *lab.Cluster) {
 	if c.Links == nil {
 		t.Fatal("the driver has links and the cluster has none")
 	}
+	if c.LinksBy == "" {
+		t.Error("nobody knows what makes the links")
+	}
+	t.Log("links:", c.LinksBy)
 	l := linkTest{c}
 	t.Run("drop", l.drop)
 	t.Run("reject", l.reject)

@@ -101,7 +101,7 @@ func (s *suite) open(t *testing.T, c *lab.Cluster) {
 	if a != b {
 		t.Errorf("one process, two states: %+v, %+v", a, b)
 	}
-	if again.Dir != c.Dir || again.Links == nil != (c.Links == nil) || again.Tracer == nil != (c.Tracer == nil) {
+	if again.Dir != c.Dir || again.LinksBy != c.LinksBy || again.Links == nil != (c.Links == nil) || again.Tracer == nil != (c.Tracer == nil) {
 		t.Errorf("opened %+v, made %+v", again, c)
 	}
 	if l := s.left(t, c.ID); l == nil || !l.Owned || l.Keep || len(l.What) == 0 || l.Created.IsZero() {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/kernel"
 	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/drivers/trace"
@@ -37,6 +38,7 @@ type agentConfig struct {
 	Patience time.Duration `json:"patience"` // see network.New
 	DeadMan  time.Duration `json:"deadMan"`  // silence of the lab's owner after which it counts as gone
 	Keep     bool          `json:"keep"`     // the lab is to stay without its owner
+	Links    kernel.Means  `json:"links"`    // what the kernel does for the links
 }
 
 // Agent is the agent of a host; the only argument is its configuration file. It
@@ -67,15 +69,24 @@ func runAgent(file string) error {
 	for _, s := range c.Seats {
 		h := network.Host{Name: s.Name, Addr: s.Addr, Echo: join(s.Addr, s.Echo)}
 		if s.Name == c.Host {
-			me, h.Echo = s, ""
-			h.Client = join(c.Inner, s.Client)
+			me = s
+			h.Client, h.Source = join(c.Inner, s.Client), s.Addr
+			if c.Links.Filter == "" { // else what clients say has to pass the kernel
+				h.Echo = ""
+			}
 		}
 		hosts = append(hosts, h)
 	}
 	if me.Name == "" {
 		return fmt.Errorf("%s: host %q is not among its seats", file, c.Host)
 	}
-	links := network.New(hosts, c.Patience)
+	proxy := network.New(hosts, c.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	links, err := newWires(ctx, c, me, proxy)
+	if err != nil {
+		return err
+	}
 	failed := make(chan error, 4)
 	serve := func(addr string, do func(net.Listener) error) error {
 		l, err := listen(addr)
@@ -93,8 +104,8 @@ func runAgent(file string) error {
 	a.keep.Store(c.Keep)
 	a.heard()
 	if err := errors.Join(
-		serve(join(me.Addr, me.Front), func(l net.Listener) error { return links.ServeClients(l, me.Name) }),
-		serve(join("127.0.0.1", me.SOCKS), func(l net.Listener) error { return links.ServeSOCKS(l, me.Name) }),
+		serve(join(me.Addr, me.Front), func(l net.Listener) error { return proxy.ServeClients(l, me.Name) }),
+		serve(join("127.0.0.1", me.SOCKS), func(l net.Listener) error { return proxy.ServeSOCKS(l, me.Name) }),
 		serve(join(me.Addr, me.Echo), echo),
 		serve(join(c.Inner, me.Agent), func(l net.Listener) error { return http.Serve(l, control.Guard(c.Token, a.words())) }),
 	); err != nil {
@@ -151,7 +162,7 @@ type agent struct {
 	config agentConfig
 	file   string
 	unit   *unit
-	links  *network.Network
+	links  lab.Links
 	traces *trace.Traces
 	keep   atomic.Bool
 

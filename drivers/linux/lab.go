@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/kernel"
 	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
@@ -75,6 +76,9 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 	r := Record{ID: o.ID, Driver: o.Driver, Created: time.Now().UTC(), Owner: me, Drill: o.Drill, Spec: o.Spec, Tunnel: o.Tunnel, Caps: o.Caps, Token: rand.Text()}
 	ports, err := choosePorts(ctx, o.ID, hosts)
 	if err != nil {
+		return nil, nil, err
+	}
+	if r.Links, _, err = Links(ctx, o.ID, hosts); err != nil {
 		return nil, nil, err
 	}
 	for _, h := range hosts {
@@ -161,14 +165,15 @@ func Keep(ctx context.Context, dir string, hosts []lab.Host) error {
 }
 
 // Down removes all of a lab from a host: processes, paused ones too, units,
-// files. It may be called twice, and where there never was a lab.
+// files, rules in its kernel. It may be called twice, and where there never was
+// a lab.
 func Down(ctx context.Context, h lab.Host, id string) error {
 	if err := place.CheckID(id); err != nil {
 		return err
 	}
 	// The directory may be gone, or be that of the command itself.
 	_, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", removal, "sh", etcdUnit(id), agentUnit(id), h.Dir()}})
-	return err
+	return errors.Join(err, kernel.Remove(ctx, h, id)) // last: the agent is gone
 }
 
 // removal of two units and a directory.
@@ -183,13 +188,17 @@ umount -l "$3/data" 2>/dev/null
 rm -rf "$3"
 `
 
-// Left lists the labs on a host, by what is there: units of ours.
+// Left lists the labs on a host, by what is there: units of ours, and rules in
+// its kernel.
 func Left(ctx context.Context, h lab.Host) ([]string, error) {
 	out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"find", unitDir, "-maxdepth", "1", "-name", "etcdrill-*.service", "-printf", `%f\n`}})
 	if err != nil {
 		return nil, err
 	}
-	var ids []string
+	ids, err := kernel.Left(ctx, h)
+	if err != nil {
+		return nil, err
+	}
 	for line := range strings.Lines(string(out.Stdout)) {
 		id, ours := strings.CutPrefix(strings.TrimSuffix(strings.TrimSpace(line), ".service"), "etcdrill-")
 		for _, end := range []string{"-etcd", "-agent"} {
@@ -244,7 +253,7 @@ func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
 		}
 		l.Hosts, l.Seats = append(l.Hosts, h), append(l.Seats, m)
 	}
-	l.Links = &links{agents: l.agents}
+	l.Links, l.LinksBy = &links{agents: l.agents}, r.Links.String()
 	return l, nil
 }
 
@@ -277,7 +286,7 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 			}
 		}
 	}
-	config, err := json.Marshal(agentConfig{ID: l.ID, Host: s.Name, Seats: l.record.Seats, Inner: l.record.inner(s), Token: l.record.Token,
+	config, err := json.Marshal(agentConfig{ID: l.ID, Host: s.Name, Seats: l.record.Seats, Inner: l.record.inner(s), Token: l.record.Token, Links: l.record.Links,
 		// As patient as etcd is when it dials a peer: a second and an election.
 		Patience: time.Second + o.Spec.Election, DeadMan: deadMan})
 	if err != nil {
@@ -377,6 +386,25 @@ func throughSOCKS(s Seat) string {
 		out = append(out, name+"="+proxy, strings.ToLower(name)+"="+proxy)
 	}
 	return strings.Join(append(out, "NO_PROXY=", "no_proxy="), " ")
+}
+
+// LinksEnv is the environment variable that says what the links of new labs
+// are made by: "proxy", "kernel" (it has to be the kernel) or "iptables"; what
+// the hosts can do when empty.
+const LinksEnv = "ETCDRILL_LINKS"
+
+// Links finds out what the kernels of hosts can do for the links of a lab, and
+// why not more.
+func Links(ctx context.Context, id string, hosts []lab.Host) (kernel.Means, string, error) {
+	way := os.Getenv(LinksEnv)
+	m, why, err := kernel.Choose(ctx, way, hosts, func(ctx context.Context, h lab.Host) (bool, error) {
+		ids, err := Left(ctx, h)
+		return !slices.ContainsFunc(ids, func(other string) bool { return other != id }), err
+	})
+	if err != nil && way != "" {
+		err = fmt.Errorf("%s=%s: %w", LinksEnv, way, err)
+	}
+	return m, why, err
 }
 
 // live tells the hosts that the lab's owner lives. A host that does not answer

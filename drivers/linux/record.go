@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/kernel"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -28,6 +29,7 @@ type Record struct {
 	Tunnel  bool         `json:"tunnel"`
 	Caps    lab.Caps     `json:"caps"`
 	Token   string       `json:"token"` // of the agents
+	Links   kernel.Means `json:"links"` // what the hosts' kernels do for the links
 }
 
 // Seat is a host with the ports of its member.

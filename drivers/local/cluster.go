@@ -19,7 +19,7 @@ type cluster struct {
 // newCluster puts together what a record tells.
 func newCluster(where dir, r record) (*cluster, error) {
 	supervisor := supervisorOf(where)
-	c := &lab.Cluster{ID: r.ID, Driver: Name, Spec: r.Spec, Links: control.Links{Client: supervisor}, Dir: string(where)}
+	c := &lab.Cluster{ID: r.ID, Driver: Name, Spec: r.Spec, Links: control.Links{Client: supervisor}, LinksBy: linksBy, Dir: string(where)}
 	scheme, pki := "http", ""
 	if r.Spec.TLS == "mutual" {
 		var err error

@@ -59,6 +59,12 @@ func New(o Options) *Driver {
 	return d
 }
 
+// LinksBy tells what makes the links of labs.
+func (d *Driver) LinksBy(context.Context) string { return linksBy }
+
+// linksBy is lab.Cluster.LinksBy.
+const linksBy = "proxy"
+
 // Name implements lab.Driver.
 func (d *Driver) Name() string { return Name }
 

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -41,20 +42,42 @@ type ownedRule struct {
 
 func newRules(owned []*ownedRule) *rules {
 	r := &rules{owned: owned, changed: make(chan struct{})}
-	pass := 1.0
+	var all []lab.Rule
 	for _, o := range owned {
-		r.sum.Drop = r.sum.Drop || o.rule.Drop
-		r.sum.Reject = r.sum.Reject || o.rule.Reject
-		r.sum.Delay += o.rule.Delay
-		r.sum.Jitter += o.rule.Jitter
-		pass *= 1 - o.rule.Loss
-		if o.rule.Rate > 0 && (r.sum.Rate == 0 || o.rule.Rate < r.sum.Rate) {
-			r.sum.Rate = o.rule.Rate
-		}
+		all = append(all, o.rule)
 	}
-	r.sum.Loss = 1 - pass
+	r.sum = Sum(all)
 	r.quiet = r.sum == lab.Rule{}
 	return r
+}
+
+// Sum adds up the rules of several owners on one link.
+func Sum(all []lab.Rule) lab.Rule {
+	var sum lab.Rule
+	pass := 1.0
+	for _, r := range all {
+		sum.Drop = sum.Drop || r.Drop
+		sum.Reject = sum.Reject || r.Reject
+		sum.Delay += r.Delay
+		sum.Jitter += r.Jitter
+		pass *= 1 - r.Loss
+		if r.Rate > 0 && (sum.Rate == 0 || r.Rate < sum.Rate) {
+			sum.Rate = r.Rate
+		}
+	}
+	sum.Loss = 1 - pass
+	return sum
+}
+
+// Check refuses a rule with values that no link can have.
+func Check(r lab.Rule) error {
+	switch {
+	case r.Delay < 0 || r.Jitter < 0 || r.Rate < 0:
+		return errors.New("delay, jitter and rate: expected no negative value")
+	case !(r.Loss >= 0 && r.Loss <= 1):
+		return fmt.Errorf("loss: %g: expected a share from 0 to 1", r.Loss)
+	}
+	return nil
 }
 
 // count notes that n bytes, or one connection attempt, met the rules.

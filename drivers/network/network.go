@@ -31,6 +31,7 @@ type Host struct {
 	Peer   string // where its etcd really listens for peers, host:port; empty when at Addr
 	Client string // and for clients
 	Echo   string // where somebody says back what he hears; empty when this process does
+	Source string // address that connections of this host to others come from; empty: the system's choice
 }
 
 // Network carries the connections of one lab. It implements lab.Links.
@@ -88,13 +89,11 @@ func (n *Network) Set(_ context.Context, owner, from, to string, r lab.Rule) err
 	if err := n.valid(pair{from, to}); err != nil {
 		return err
 	}
-	switch {
-	case owner == "":
+	if owner == "" {
 		return errors.New("a rule needs an owner")
-	case r.Delay < 0 || r.Jitter < 0 || r.Rate < 0:
-		return errors.New("delay, jitter and rate: expected no negative value")
-	case !(r.Loss >= 0 && r.Loss <= 1):
-		return fmt.Errorf("loss: %g: expected a share from 0 to 1", r.Loss)
+	}
+	if err := Check(r); err != nil {
+		return err
 	}
 	n.mu.Lock()
 	l := n.linkLocked(pair{from, to})
@@ -165,8 +164,12 @@ func (n *Network) Probe(ctx context.Context, from, to string) (time.Duration, er
 		}()
 		return dst, nil
 	}
-	if h, err := n.host(to); err == nil && h.Echo != "" {
-		reach = dialer(h.Echo)
+	end := to
+	if to == Client { // where nobody listens: the same words, heard from there
+		end = from
+	}
+	if h, err := n.host(end); err == nil && h.Echo != "" {
+		reach = func(context.Context) (net.Conn, error) { return n.dialer(from, h.Echo)(ctx) }
 	}
 	go n.carry(src, pair{from, to}, 0, reach, func(err error) error { opened <- err; return nil })
 
@@ -213,14 +216,17 @@ func (n *Network) ServeClients(l net.Listener, host string) error {
 		if err != nil {
 			return err
 		}
-		go n.carry(c, pair{Client, host}, 0, dialer(h.Client), nil)
+		go n.carry(c, pair{Client, host}, 0, n.dialer(Client, h.Client), nil)
 	}
 }
 
-// dialer opens connections to an address.
-func dialer(addr string) func(context.Context) (net.Conn, error) {
+// dialer opens connections from a host, or from here, to an address.
+func (n *Network) dialer(from, addr string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
+		if h, err := n.host(from); err == nil && h.Source != "" {
+			d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(h.Source)}
+		}
 		return d.DialContext(ctx, "tcp", addr)
 	}
 }

@@ -528,4 +528,6 @@ func TestStreamSurvivesChanges(t *testing.T) {
 }
 
 // at reaches a listener.
-func at(addr string) func(context.Context) (net.Conn, error) { return dialer(addr) }
+func at(addr string) func(context.Context) (net.Conn, error) {
+	return new(Network).dialer(Client, addr)
+}

@@ -64,7 +64,7 @@ func (n *Network) serveSOCKS(c net.Conn, from string) {
 		if h.Peer == "" { // no port of it is another one than it says
 			real = net.JoinHostPort(to, strconv.Itoa(port))
 		}
-		dial := dialer(real)
+		dial := n.dialer(from, real)
 		if real == "" {
 			dial = func(context.Context) (net.Conn, error) { return nil, errRefused }
 		}

@@ -164,6 +164,31 @@ func (d *Driver) Caps(ctx context.Context) lab.Caps {
 	return caps
 }
 
+// LinksBy tells what would make the links of a lab on all machines, and why it
+// is not more of their kernels.
+func (d *Driver) LinksBy(ctx context.Context) string {
+	machines, err := d.Machines()
+	if err != nil {
+		return "not known: " + err.Error()
+	}
+	var hosts []lab.Host
+	for _, h := range machines {
+		addr, err := h.machine.addr(ctx, len(machines) > 1)
+		if err != nil {
+			return "not known: " + err.Error()
+		}
+		hosts = append(hosts, d.host(h.machine, h.name, addr, h.dir))
+	}
+	by, why, err := linux.Links(ctx, "", hosts)
+	if err != nil {
+		return "not known: " + err.Error()
+	}
+	if why != "" {
+		return fmt.Sprintf("%s (%s)", by, why)
+	}
+	return by.String()
+}
+
 // abilities of labs on machines.
 func abilities() lab.Caps {
 	return lab.Caps{

@@ -41,7 +41,8 @@ import (
 //	|      |
 //	m4 -- m3
 //
-// one-way: nothing goes `from` → `to`; the other way all goes.
+// one-way: nothing goes `from` → `to`; the other way all goes, or as much as
+// TCP sends without an acknowledgement where the hosts' kernels do the cutting.
 //
 //	m1 <-- m2
 //

@@ -218,7 +218,7 @@ func TestReportTellsTheStory(t *testing.T) {
 	if len(m) != 2 || !slices.Equal(m[0].Terms, []uint64{2}) || !slices.Equal(m[1].Terms, []uint64{3}) || m[1].Version != "3.7.3" || m[1].ID != "a2" {
 		t.Errorf("members %+v", m)
 	}
-	if rep.AckedWrites != 11 || rep.UnknownWrites != 1 || rep.Ops != 21 || rep.Duration != 2.5 || rep.Environment["os"] != "linux" {
+	if rep.AckedWrites != 11 || rep.UnknownWrites != 1 || rep.Ops != 21 || rep.Duration != 2.5 || rep.Environment["os"] != "linux" || rep.Environment["links"] != "nft+netem" {
 		t.Errorf("report %+v", rep)
 	}
 	if left := judged(t, "clean", "left").Left; !slices.Equal(left, []string{"process 4711 (m1)"}) {

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -79,6 +80,12 @@ func tell(events []lab.Event) *story {
 				s.run = *e.Run
 			}
 		case lab.EventUp:
+			if e.Text != "" {
+				if s.run.Environment = maps.Clone(s.run.Environment); s.run.Environment == nil {
+					s.run.Environment = map[string]string{}
+				}
+				s.run.Environment["links"] = e.Text
+			}
 			for i := range e.Statuses {
 				look(&e.Statuses[i])
 			}
