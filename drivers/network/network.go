@@ -31,6 +31,10 @@ type Host struct {
 	Peer   string // where its etcd really listens for peers, host:port; empty when at Addr
 	Client string // and for clients
 	Echo   string // where somebody says back what he hears; empty when this process does
+
+	// Names resolves the names that the host asks for, nil where it has to know
+	// addresses.
+	Names *net.Resolver
 }
 
 // Network carries the connections of one lab. It implements lab.Links.
