@@ -6,8 +6,8 @@
 // units that carry the lab's name: etcd, which is never restarted behind the
 // lab's back, and an agent, which is this very program under a hidden word.
 // The agent carries the host's side of the links (peers talk through its SOCKS
-// listener, clients through its front), attaches tracers, and is the dead man's
-// switch: when the process that made the lab has not been heard of for a while,
+// listener, clients through its front), serves the names of a lab that has any,
+// attaches tracers, and is the dead man's switch: when the process that made the lab has not been heard of for a while,
 // it undoes what was done to the host and stops the member. A host whose
 // control path is cut heals itself that way.
 package linux
