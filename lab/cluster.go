@@ -22,6 +22,7 @@ type Spec struct {
 	Snapshots int               `yaml:"snapshot-count" doc:"raft entries between two snapshots of a member; etcd's default when absent"`
 	CatchUp   int               `yaml:"catch-up-entries" doc:"raft entries a member keeps for slow followers; etcd's default when absent"`
 	Peers     string            `yaml:"peers" default:"lab" doc:"lab (peer URLs with the host's address) or loopback (http://127.0.0.1, a member that nobody can join)"`
+	Discovery string            `yaml:"discovery" default:"static" doc:"static (each member is told all of them) or dns (the first members, and clients that want to, find them by SRV records; all URLs are names)"`
 	Etcd      string            `yaml:"etcd" doc:"directory with etcd, etcdctl and etcdutl to run instead of the embedded ones"`
 	EtcdOf    map[string]string `yaml:"etcd-of" doc:"the same for single members: name to directory"`
 	Flags     map[string]string `yaml:"flags" doc:"further etcd settings, as in its configuration file"`
@@ -43,6 +44,7 @@ type Cluster struct {
 	Links  Links       // nil where the driver lacks CapLinks
 	Tracer Tracer      // nil where the driver lacks CapTrace
 	Power  Power       // nil where the driver lacks CapPower
+	DNS    DNS         // nil unless Spec.ByDNS
 	// LinksBy says what carries out the rules of Links, for the report: "proxy"
 	// (etcdrill itself), "nft+netem" (the hosts' kernels), "nft, proxy for delays".
 	LinksBy string
@@ -63,6 +65,7 @@ type Member struct {
 	LocalURL  string // for commands that run on the host itself: past the links
 	PeerURL   string // for the other members; part of the member's identity
 	PeerBind  string // URL it listens on for them, where that is not PeerURL; else empty
+	Advertise string // URL for clients that it tells the cluster, where that is not ClientURL; else empty
 	HealthURL string // plain http on loopback of the host: /livez, /readyz, /health, /metrics
 	DataDir   string // absolute path on the host
 	Config    string // absolute path on the host of etcd's configuration file

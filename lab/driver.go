@@ -70,6 +70,7 @@ const (
 	CapClock  Cap = "clock"  // each host owns its clock
 	CapPower  Cap = "power"  // hosts can be switched off and on
 	CapUnits  Cap = "hosts"  // hosts with systemd
+	CapDNS    Cap = "dns"    // names of its own, see Spec.Discovery
 )
 
 // Caps maps each ability to "" (has it) or to the reason why not. An ability
@@ -160,6 +161,51 @@ type Tracer interface {
 	Clear(ctx context.Context, owner string) error
 	// Hits counts the system calls that owner's injections have hit so far.
 	Hits(ctx context.Context, owner string) (int, error)
+}
+
+// DNS is that of a lab whose cluster finds itself by it: one zone, served
+// on every host by a server of its own, which is the only one that the host's
+// etcd tools ask. Owners change the zone side by side, the first one first.
+//
+// All methods may be called concurrently and again.
+type DNS interface {
+	// Set puts owner's change, on all hosts, in place of an earlier one of the
+	// same owner.
+	Set(ctx context.Context, owner string, c ZoneChange) error
+
+	// Clear takes owner's change away on all hosts.
+	Clear(ctx context.Context, owner string) error
+
+	// Zone is what the server of a host knows.
+	Zone(ctx context.Context, host string) (Zone, error)
+
+	// Lookup asks the server of a host, on that host and the way its etcd does,
+	// and returns the data of the records it is told, sorted: none when there
+	// are none. kind is "A" or "SRV". No answer is an error.
+	Lookup(ctx context.Context, host, kind, name string) ([]string, error)
+}
+
+// Record is a record of a zone.
+type Record struct {
+	Name string `json:"name"` // whole, without the last dot
+	Type string `json:"type"` // "A" or "SRV"
+	Data string `json:"data"` // as in a zone file, names without the last dot: "192.0.2.1", "0 0 2380 m1.lab.test"
+}
+
+// ZoneChange is what an owner makes of a zone.
+type ZoneChange struct {
+	Without []Record `json:"without,omitempty"` // records that are not served
+	With    []Record `json:"with,omitempty"`    // and those that are
+	Silent  bool     `json:"silent,omitempty"`  // nobody is answered
+}
+
+// Zone is what a server knows.
+type Zone struct {
+	Made       []Record // as the lab was made
+	Now        []Record // as it is served
+	Owners     []string // of changes
+	Silent     bool
+	Unanswered int // questions so far that were left without an answer
 }
 
 // Power is the power switch of a lab's hosts. Both methods may be called again,

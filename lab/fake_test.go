@@ -141,6 +141,11 @@ type fault struct {
 	Fail   string     `doc:"inject, dull (does nothing), or sticky (cannot be healed)"`
 }
 
+// renamed is a fault of names.
+type renamed struct{ fault }
+
+func (*renamed) Needs() []lab.Cap { return []lab.Cap{lab.CapDNS} }
+
 func (*fault) Doc() string      { return "breaks" }
 func (*fault) Needs() []lab.Cap { return []lab.Cap{lab.CapSignal} }
 func (f *fault) Inject(_ context.Context, e *lab.Env) error {
@@ -198,7 +203,7 @@ func (w *world) verbs() lab.Verbs {
 	looks := new(int)
 	return lab.Verbs{
 		Do:    map[string]func() lab.Action{"say": func() lab.Action { return &act{w: w} }},
-		Break: map[string]func() lab.Fault{"hurt": func() lab.Fault { return &fault{w: w} }},
+		Break: map[string]func() lab.Fault{"hurt": func() lab.Fault { return &fault{w: w} }, "rename": func() lab.Fault { return &renamed{fault{w: w}} }},
 		Check: map[string]func() lab.Check{"look": func() lab.Check { return &check{w: w, looks: looks} }},
 	}
 }

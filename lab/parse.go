@@ -469,6 +469,9 @@ func (p *parse) finish(d *Drill, root ast.Node) {
 		for _, t := range Targets(s.Args) {
 			p.target(t, s.Line, known)
 		}
+		if n, ok := s.Args.(interface{ Needs() []Cap }); ok && slices.Contains(n.Needs(), CapDNS) && !d.Cluster.ByDNS() {
+			p.at(s.Line, 3, fmt.Sprintf("%s %s: this lab has no DNS: set `discovery: dns` in `cluster`", s.Word, s.Verb))
+		}
 	}
 	if d.Load != nil {
 		if t := d.Load.Through; t.Role != "" {

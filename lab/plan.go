@@ -25,8 +25,8 @@ func Plan(w io.Writer, d *Drill, driver string, lacks []string) {
 		p.line("%-8s %s", map[bool]string{true: "why", false: ""}[i == 0], l)
 	}
 	s := d.Cluster
-	p.line("cluster  %d members%s on driver %s, TLS %s, heartbeat %s, election %s: quorum %d, %d may be lost", s.Members,
-		map[bool]string{true: fmt.Sprintf(" and %d spare hosts", s.Spares)}[s.Spares > 0], driver, s.TLS, s.Heartbeat, s.Election, Quorum(s.Members), Tolerates(s.Members))
+	p.line("cluster  %d members%s on driver %s, TLS %s%s, heartbeat %s, election %s: quorum %d, %d may be lost", s.Members,
+		map[bool]string{true: fmt.Sprintf(" and %d spare hosts", s.Spares)}[s.Spares > 0], driver, s.TLS, map[bool]string{true: ", found by DNS"}[s.ByDNS()], s.Heartbeat, s.Election, Quorum(s.Members), Tolerates(s.Members))
 	if d.Load != nil {
 		rate := "as fast as they can"
 		if d.Load.Rate > 0 {

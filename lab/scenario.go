@@ -154,6 +154,9 @@ func (d *Drill) AllNeeds() []Cap {
 	if d.Cluster.Disk > 0 {
 		out = append(out, CapSmall)
 	}
+	if d.Cluster.ByDNS() {
+		out = append(out, CapDNS)
+	}
 	for s := range d.Each {
 		if n, ok := s.Args.(interface{ Needs() []Cap }); ok {
 			out = append(out, n.Needs()...)
@@ -191,6 +194,12 @@ func (s *Spec) Valid() error {
 		return fmt.Errorf("peers: %q: expected lab or loopback", s.Peers)
 	case s.Peers == "loopback" && s.Members > 1:
 		return fmt.Errorf("peers: loopback: expected a cluster of one member, nobody else could reach it")
+	case s.Discovery != "" && s.Discovery != "static" && s.Discovery != "dns":
+		return fmt.Errorf("discovery: %q: expected static or dns", s.Discovery)
+	case s.ByDNS() && s.Peers != "lab":
+		return fmt.Errorf("discovery: dns: expected peers: lab, whose names the DNS knows")
+	case s.ByDNS() && (s.Etcd != "" || len(s.EtcdOf) > 0):
+		return fmt.Errorf("discovery: dns: expected the embedded etcd, without `etcd` and `etcd-of`: others ask the DNS of their machine, which does not know the lab")
 	case s.Disk != 0 && s.Disk < 256<<20:
 		return fmt.Errorf("disk: %s: expected at least 256MiB: etcd sets aside 64 MiB for each WAL file", s.Disk)
 	case s.Heartbeat < time.Millisecond:
@@ -202,6 +211,9 @@ func (s *Spec) Valid() error {
 	}
 	return nil
 }
+
+// ByDNS tells whether members and clients find each other by DNS.
+func (s *Spec) ByDNS() bool { return s.Discovery == "dns" }
 
 // Valid refuses loads that cannot be.
 func (l *LoadSpec) Valid() error {

@@ -23,31 +23,38 @@ import (
 
 // What can be asked. Not everybody knows every word.
 const (
-	WordStart    = "/process/start"
-	WordStop     = "/process/stop"
-	WordSignal   = "/process/signal"
-	WordState    = "/process/state"
-	WordSet      = "/links/set"
-	WordClear    = "/links/clear"
-	WordRules    = "/links/rules"
-	WordProbe    = "/links/probe"
-	WordInject   = "/trace/inject"
-	WordUninject = "/trace/clear"
-	WordHits     = "/trace/hits"
-	WordKeep     = "/keep"
-	WordAlive    = "/alive"       // the owner of the lab lives
-	WordTrace    = "/trace/probe" // why processes cannot be traced
+	WordStart     = "/process/start"
+	WordStop      = "/process/stop"
+	WordSignal    = "/process/signal"
+	WordState     = "/process/state"
+	WordSet       = "/links/set"
+	WordClear     = "/links/clear"
+	WordRules     = "/links/rules"
+	WordProbe     = "/links/probe"
+	WordInject    = "/trace/inject"
+	WordUninject  = "/trace/clear"
+	WordHits      = "/trace/hits"
+	WordZoneSet   = "/zone/set"
+	WordZoneClear = "/zone/clear"
+	WordZone      = "/zone"
+	WordLookup    = "/zone/lookup"
+	WordKeep      = "/keep"
+	WordAlive     = "/alive"       // the owner of the lab lives
+	WordTrace     = "/trace/probe" // why processes cannot be traced
 )
 
 // Ask is what a request may carry; each word uses some of it.
 type Ask struct {
-	Host   string        `json:"host,omitempty"`
-	Signal string        `json:"signal,omitempty"`
-	Owner  string        `json:"owner,omitempty"`
-	From   string        `json:"from,omitempty"`
-	To     string        `json:"to,omitempty"`
-	Rule   lab.Rule      `json:"rule,omitzero"`
-	Inject lab.Injection `json:"inject,omitzero"`
+	Host   string         `json:"host,omitempty"`
+	Signal string         `json:"signal,omitempty"`
+	Owner  string         `json:"owner,omitempty"`
+	From   string         `json:"from,omitempty"`
+	To     string         `json:"to,omitempty"`
+	Rule   lab.Rule       `json:"rule,omitzero"`
+	Inject lab.Injection  `json:"inject,omitzero"`
+	Kind   string         `json:"kind,omitempty"`
+	Name   string         `json:"name,omitempty"`
+	Zone   lab.ZoneChange `json:"zone,omitzero"`
 }
 
 // failure is an error on its way through the socket.
@@ -199,4 +206,30 @@ func (t Tracer) Clear(ctx context.Context, owner string) error {
 func (t Tracer) Hits(ctx context.Context, owner string) (n int, err error) {
 	err = t.Do(ctx, WordHits, Ask{Owner: owner}, &n)
 	return n, err
+}
+
+// DNS is the server of names of one host. What is asked of all hosts is asked
+// of each one's.
+type DNS struct{ *Client }
+
+// Set implements lab.DNS.
+func (d DNS) Set(ctx context.Context, owner string, c lab.ZoneChange) error {
+	return d.Do(ctx, WordZoneSet, Ask{Owner: owner, Zone: c}, nil)
+}
+
+// Clear implements lab.DNS.
+func (d DNS) Clear(ctx context.Context, owner string) error {
+	return d.Do(ctx, WordZoneClear, Ask{Owner: owner}, nil)
+}
+
+// Zone implements lab.DNS.
+func (d DNS) Zone(ctx context.Context, host string) (z lab.Zone, err error) {
+	err = d.Do(ctx, WordZone, Ask{Host: host}, &z)
+	return z, err
+}
+
+// Lookup implements lab.DNS.
+func (d DNS) Lookup(ctx context.Context, host, kind, name string) (found []string, err error) {
+	err = d.Do(ctx, WordLookup, Ask{Host: host, Kind: kind, Name: name}, &found)
+	return found, err
 }

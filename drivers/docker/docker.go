@@ -93,6 +93,7 @@ func (d *Driver) abilities() lab.Caps {
 		lab.CapBinary: "",
 		lab.CapTrace:  "",
 		lab.CapUnits:  "",
+		lab.CapDNS:    "",
 		lab.CapPower:  "",
 		lab.CapSmall:  "",
 		lab.CapClock:  "containers share the clock of their machine",

@@ -89,6 +89,7 @@ func Run(t *testing.T, driver func() lab.Driver) {
 	t.Run("one lab", s.oneLab)
 	t.Run("side by side", s.sideBySide)
 	t.Run("single member", s.single)
+	t.Run("names", s.names)
 	t.Run("refusals", s.refusals)
 	t.Run("owner killed", s.ownerKilled)
 	t.Run("kept", s.kept)

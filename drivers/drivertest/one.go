@@ -24,7 +24,7 @@ func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 // caps: every ability is there or has a reason.
 func (s *suite) caps(t *testing.T) {
 	caps := s.d.Caps(limit(t))
-	for _, c := range []lab.Cap{lab.CapSignal, lab.CapLinks, lab.CapTrace, lab.CapBinary} {
+	for _, c := range []lab.Cap{lab.CapSignal, lab.CapLinks, lab.CapTrace, lab.CapBinary, lab.CapDNS} {
 		why, told := caps[c]
 		if told && why != "" && len(strings.Fields(why)) < 3 {
 			t.Errorf("%s: %q is no reason", c, why)
@@ -100,6 +100,9 @@ func (s *suite) open(t *testing.T, c *lab.Cluster) {
 	must(t, err)
 	if a != b {
 		t.Errorf("one process, two states: %+v, %+v", a, b)
+	}
+	if c.DNS != nil {
+		t.Error("a lab that nobody asked for names has a DNS")
 	}
 	if again.Dir != c.Dir || again.LinksBy != c.LinksBy || again.Links == nil != (c.Links == nil) || again.Tracer == nil != (c.Tracer == nil) {
 		t.Errorf("opened %+v, made %+v", again, c)

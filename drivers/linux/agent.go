@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/etcdrill/etcdrill/drivers/control"
 	"github.com/etcdrill/etcdrill/drivers/kernel"
+	"github.com/etcdrill/etcdrill/drivers/names"
 	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/drivers/trace"
@@ -35,10 +37,11 @@ type agentConfig struct {
 	Seats    []Seat        `json:"seats"`
 	Inner    string        `json:"inner"` // address of the listeners for the lab alone
 	Token    string        `json:"token"`
-	Patience time.Duration `json:"patience"` // see network.New
-	DeadMan  time.Duration `json:"deadMan"`  // silence of the lab's owner after which it counts as gone
-	Keep     bool          `json:"keep"`     // the lab is to stay without its owner
-	Links    kernel.Means  `json:"links"`    // what the kernel does for the links
+	Patience time.Duration `json:"patience"`       // see network.New
+	DeadMan  time.Duration `json:"deadMan"`        // silence of the lab's owner after which it counts as gone
+	Keep     bool          `json:"keep"`           // the lab is to stay without its owner
+	Links    kernel.Means  `json:"links"`          // what the kernel does for the links
+	Zone     []lab.Record  `json:"zone,omitempty"` // of the lab's DNS; none: it has no DNS
 }
 
 // Agent is the agent of a host; the only argument is its configuration file. It
@@ -64,6 +67,14 @@ func runAgent(file string) error {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	failed := make(chan error, 6)
+	var zone *names.Server
+	resolvers := map[string]*net.Resolver{}
+	if c.Zone != nil {
+		if zone, err = names.New(c.Zone); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
 	var me Seat
 	var hosts []network.Host
 	for _, s := range c.Seats {
@@ -73,6 +84,12 @@ func runAgent(file string) error {
 			h.Client, h.Source = join(c.Inner, s.Client), s.Addr
 			if c.Links.Filter == "" { // else what clients say has to pass the kernel
 				h.Echo = ""
+			}
+			if zone != nil {
+				if h.Names, err = zone.Serve(join("127.0.0.1", s.DNS), func(err error) { failed <- err }); err != nil {
+					return err
+				}
+				resolvers[s.Name] = h.Names
 			}
 		}
 		hosts = append(hosts, h)
@@ -87,7 +104,6 @@ func runAgent(file string) error {
 	if err != nil {
 		return err
 	}
-	failed := make(chan error, 4)
 	serve := func(addr string, do func(net.Listener) error) error {
 		l, err := listen(addr)
 		if err != nil {
@@ -100,14 +116,18 @@ func runAgent(file string) error {
 	unit := &unit{name: etcdUnit(c.ID)}
 	traces := trace.New(fork, map[string]trace.Target{me.Name: {State: unit.state, Data: me.data(), Env: os.Environ()}})
 	defer traces.Close()
-	a := &agent{config: c, file: file, unit: unit, links: links, traces: traces}
+	a := &agent{config: c, file: file, unit: unit, links: links, traces: traces, zone: zone}
 	a.keep.Store(c.Keep)
 	a.heard()
+	words := a.words()
+	if zone != nil {
+		maps.Copy(words, zone.Words(resolvers))
+	}
 	if err := errors.Join(
 		serve(join(me.Addr, me.Front), func(l net.Listener) error { return proxy.ServeClients(l, me.Name) }),
 		serve(join("127.0.0.1", me.SOCKS), func(l net.Listener) error { return proxy.ServeSOCKS(l, me.Name) }),
 		serve(join(me.Addr, me.Echo), echo),
-		serve(join(c.Inner, me.Agent), func(l net.Listener) error { return http.Serve(l, control.Guard(c.Token, a.words())) }),
+		serve(join(c.Inner, me.Agent), func(l net.Listener) error { return http.Serve(l, control.Guard(c.Token, words)) }),
 	); err != nil {
 		return err
 	}
@@ -164,6 +184,7 @@ type agent struct {
 	unit   *unit
 	links  lab.Links
 	traces *trace.Traces
+	zone   *names.Server // nil where the lab has none
 	keep   atomic.Bool
 
 	mu   sync.Mutex
@@ -201,6 +222,11 @@ func (a *agent) undo(ctx context.Context) error {
 		err = errors.Join(err, a.links.Clear(ctx, r.Owner))
 	}
 	a.traces.Close()
+	if a.zone != nil {
+		for _, owner := range a.zone.Zone().Owners {
+			err = errors.Join(err, a.zone.Clear(owner))
+		}
+	}
 	return errors.Join(err, a.unit.kill(ctx))
 }
 

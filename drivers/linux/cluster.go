@@ -13,6 +13,7 @@ import (
 	"github.com/etcdrill/etcdrill/drivers/control"
 	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
 // host is a host of the driver, in its lab.
@@ -30,15 +31,25 @@ func Bare(h lab.Host) lab.Host {
 	return h
 }
 
+// Run implements lab.Host.
+func (h *host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
+	c.Env = append(h.record.names(h.seat), c.Env...)
+	return h.Host.Run(ctx, c)
+}
+
 // Dial implements lab.Host. Other hosts of the lab are reached as this host's
 // etcd reaches them, under the rules of the links.
 func (h *host) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	to, _, err := net.SplitHostPort(addr)
+	to, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range h.record.Seats {
-		if s.Addr == to && s.Name != h.seat.Name {
+		named := etcd.HostName(s.Name) == to
+		switch {
+		case named && s.Name == h.seat.Name:
+			addr = net.JoinHostPort(s.Addr, port)
+		case (named || s.Addr == to) && s.Name != h.seat.Name:
 			return network.Dial(ctx, func(ctx context.Context) (net.Conn, error) {
 				return h.Host.Dial(ctx, join("127.0.0.1", h.seat.SOCKS))
 			}, addr)
@@ -215,4 +226,41 @@ func (t *tracer) Hits(ctx context.Context, owner string) (int, error) {
 		n += <-sum
 	}
 	return n, err
+}
+
+// dns is the servers of names of all agents: each serves what all serve.
+type dns struct {
+	agents map[string]*control.Client
+}
+
+// Set implements lab.DNS.
+func (d *dns) Set(ctx context.Context, owner string, c lab.ZoneChange) error {
+	return (&links{d.agents}).everywhere(func(a *control.Client) error {
+		return control.DNS{Client: a}.Set(ctx, owner, c)
+	})
+}
+
+// Clear implements lab.DNS.
+func (d *dns) Clear(ctx context.Context, owner string) error {
+	return (&links{d.agents}).everywhere(func(a *control.Client) error {
+		return control.DNS{Client: a}.Clear(ctx, owner)
+	})
+}
+
+// Zone implements lab.DNS.
+func (d *dns) Zone(ctx context.Context, host string) (lab.Zone, error) {
+	a := d.agents[host]
+	if a == nil {
+		return lab.Zone{}, fmt.Errorf("no host %q in this lab", host)
+	}
+	return control.DNS{Client: a}.Zone(ctx, host)
+}
+
+// Lookup implements lab.DNS.
+func (d *dns) Lookup(ctx context.Context, host, kind, name string) ([]string, error) {
+	a := d.agents[host]
+	if a == nil {
+		return nil, fmt.Errorf("no host %q in this lab", host)
+	}
+	return control.DNS{Client: a}.Lookup(ctx, host, kind, name)
 }

@@ -8,8 +8,9 @@
 // The agent carries the host's side of the links: peers talk through its SOCKS
 // listener, clients through its front; but what the host's kernel can cut and
 // slow it cuts and slows. Which of both it is is found out when a lab is made,
-// the same for all its hosts. The agent attaches tracers, and is the dead man's
-// switch: when the process that made the lab has not been heard of for a while,
+// the same for all its hosts. The agent serves the names of a lab that has any,
+// attaches tracers, and is the dead man's switch: when the process that made
+// the lab has not been heard of for a while,
 // it undoes what was done to the host and stops the member. A host whose
 // control path is cut heals itself that way.
 package linux

@@ -251,9 +251,15 @@ func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
 		if scheme == "https" {
 			m.PKI = path.Join(s.Dir, "pki")
 		}
+		if r.Spec.ByDNS() {
+			etcd.ByName(m)
+		}
 		l.Hosts, l.Seats = append(l.Hosts, h), append(l.Seats, m)
 	}
 	l.Links, l.LinksBy = &links{agents: l.agents}, r.Links.String()
+	if r.Spec.ByDNS() {
+		l.DNS = &dns{agents: l.agents}
+	}
 	return l, nil
 }
 
@@ -286,9 +292,13 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 			}
 		}
 	}
+	var zone []lab.Record
+	if o.Spec.ByDNS() {
+		zone = etcd.Records(o.Spec, l.Seats)
+	}
 	config, err := json.Marshal(agentConfig{ID: l.ID, Host: s.Name, Seats: l.record.Seats, Inner: l.record.inner(s), Token: l.record.Token, Links: l.record.Links,
 		// As patient as etcd is when it dials a peer: a second and an election.
-		Patience: time.Second + o.Spec.Election, DeadMan: deadMan})
+		Patience: time.Second + o.Spec.Election, DeadMan: deadMan, Zone: zone})
 	if err != nil {
 		return err
 	}
@@ -296,7 +306,7 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 	for file, data := range map[string]string{
 		s.agent():                  string(config),
 		path.Join(unitDir, agent):  fmt.Sprintf(agentText, l.ID, s.Name, member, bin, AgentWord, s.agent(), path.Join(s.Dir, "agent.log")),
-		path.Join(unitDir, member): fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, throughSOCKS(s), path.Join(s.bin(), "etcd"), s.config(), s.etcdLog()),
+		path.Join(unitDir, member): fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, strings.Join(append(throughSOCKS(s), l.record.names(s)...), " "), path.Join(s.bin(), "etcd"), s.config(), s.etcdLog()),
 	} {
 		mode := fs.FileMode(0o644)
 		if file == s.agent() {
@@ -379,13 +389,13 @@ StandardError=inherit
 `
 
 // throughSOCKS makes etcd reach all addresses but loopback through the agent.
-func throughSOCKS(s Seat) string {
+func throughSOCKS(s Seat) []string {
 	proxy := "socks5://" + join("127.0.0.1", s.SOCKS)
 	var out []string
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
 		out = append(out, name+"="+proxy, strings.ToLower(name)+"="+proxy)
 	}
-	return strings.Join(append(out, "NO_PROXY=", "no_proxy="), " ")
+	return append(out, "NO_PROXY=", "no_proxy=")
 }
 
 // LinksEnv is the environment variable that says what the links of new labs

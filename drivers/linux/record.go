@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/kernel"
+	"github.com/etcdrill/etcdrill/drivers/names"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -50,15 +51,16 @@ type Ports struct {
 	Agent  int `json:"agent"`
 	Echo   int `json:"echo"`  // the agent's listener for probes of other hosts
 	SOCKS  int `json:"socks"` // the agent's listener for what etcd says to other hosts, on loopback
+	DNS    int `json:"dns"`   // the agent's server of names, where the lab has one, on loopback
 }
 
 // portsAt are the usual ports, all moved by the same distance.
 func portsAt(by int) Ports {
-	return Ports{Front: 2379 + by, Peer: 2380 + by, Client: 2382 + by, Health: 2383 + by, Agent: 2384 + by, Echo: 2385 + by, SOCKS: 2386 + by}
+	return Ports{Front: 2379 + by, Peer: 2380 + by, Client: 2382 + by, Health: 2383 + by, Agent: 2384 + by, Echo: 2385 + by, SOCKS: 2386 + by, DNS: 2387 + by}
 }
 
 func (p Ports) all() []int {
-	return []int{p.Front, p.Peer, p.Client, p.Health, p.Agent, p.Echo, p.SOCKS}
+	return []int{p.Front, p.Peer, p.Client, p.Health, p.Agent, p.Echo, p.SOCKS, p.DNS}
 }
 
 // inner is the address of the host's own listeners, which are for the lab
@@ -68,6 +70,14 @@ func (r Record) inner(s Seat) string {
 		return "127.0.0.1"
 	}
 	return s.Addr
+}
+
+// names is what tells the etcd tools of a seat which server of names to ask.
+func (r Record) names(s Seat) []string {
+	if !r.Spec.ByDNS() {
+		return nil
+	}
+	return []string{names.Env + "=" + join("127.0.0.1", s.DNS)}
 }
 
 func join(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -20,20 +20,34 @@ type cluster struct {
 func newCluster(where dir, r record) (*cluster, error) {
 	supervisor := supervisorOf(where)
 	c := &lab.Cluster{ID: r.ID, Driver: Name, Spec: r.Spec, Links: control.Links{Client: supervisor}, LinksBy: linksBy, Dir: string(where)}
-	scheme, pki := "http", ""
 	if r.Spec.TLS == "mutual" {
 		var err error
 		if c.TLS, err = etcd.ClientTLS(where.join("pki")); err != nil {
 			return nil, err
 		}
-		scheme, pki = "https", "pki"
 	}
+	if r.Spec.ByDNS() {
+		c.DNS = control.DNS{Client: supervisor}
+	}
+	for _, m := range members(where, r) {
+		m.Proc = &proc{control: supervisor, dir: where, host: m.Name}
+		c.Hosts, c.Seats = append(c.Hosts, m.Host), append(c.Seats, m)
+	}
+	return &cluster{Cluster: c, tracer: control.Tracer{Client: supervisor}}, nil
+}
+
+// members are the seats that a record tells of, without their processes.
+func members(where dir, r record) []*lab.Member {
+	scheme := "http"
+	if r.Spec.TLS == "mutual" {
+		scheme = "https"
+	}
+	var out []*lab.Member
 	for _, s := range r.Seats {
-		h := &host{lab: where, id: r.ID, seat: s}
+		h := &host{lab: where, id: r.ID, seat: s, env: r.names(s)}
 		m := &lab.Member{
 			Name:      s.Name,
 			Host:      h,
-			Proc:      &proc{control: supervisor, dir: where, host: s.Name},
 			ClientURL: scheme + "://" + loopback(s.Front),
 			LocalURL:  scheme + "://" + loopback(s.Client),
 			PeerURL:   scheme + "://" + s.Addr + ":2380",
@@ -43,12 +57,15 @@ func newCluster(where dir, r record) (*cluster, error) {
 			Config:    configFile(h.Dir()),
 			Bin:       filepath.Join(h.Dir(), "bin"),
 		}
-		if pki != "" {
-			m.PKI = filepath.Join(h.Dir(), pki)
+		if scheme == "https" {
+			m.PKI = filepath.Join(h.Dir(), "pki")
 		}
-		c.Hosts, c.Seats = append(c.Hosts, h), append(c.Seats, m)
+		if r.Spec.ByDNS() {
+			etcd.ByName(m)
+		}
+		out = append(out, m)
 	}
-	return &cluster{Cluster: c, tracer: control.Tracer{Client: supervisor}}, nil
+	return out
 }
 
 // supervisorOf asks the supervisor of a lab. Connections are not kept: a Driver

@@ -19,6 +19,7 @@ import (
 
 	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
 // host is a directory that plays a machine.
@@ -26,6 +27,7 @@ type host struct {
 	lab  dir
 	id   string // of the lab
 	seat seat
+	env  []string // of its commands, beside the machine's own
 }
 
 func (h *host) Name() string { return h.seat.Name }
@@ -52,7 +54,7 @@ func (h *host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 	cmd := exec.CommandContext(ctx, h.find(c.Argv[0]), c.Argv[1:]...)
 	cmd.Args[0] = c.Argv[0]
 	cmd.Env = append(environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
-	cmd.Env = append(cmd.Env, c.Env...)
+	cmd.Env = append(append(cmd.Env, h.env...), c.Env...)
 	cmd.Env = append(cmd.Env, labels(h.lab, h.id, h.Name())...)
 	if cmd.Dir = c.Dir; cmd.Dir == "" {
 		cmd.Dir = h.Dir()
@@ -129,11 +131,11 @@ func (h *host) Get(ctx context.Context, path string) ([]byte, error) {
 	return data, nil
 }
 
-// Dial implements lab.Host. Addresses of the lab are reached as the host's
-// etcd reaches them, under the rules of the links; all others directly.
+// Dial implements lab.Host. Addresses and names of the lab are reached as the
+// host's etcd reaches them, under the rules of the links; all others directly.
 func (h *host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	var d net.Dialer
-	if strings.HasPrefix(addr, addrPrefix) {
+	if to, _, _ := net.SplitHostPort(addr); strings.HasPrefix(to, addrPrefix) || strings.HasSuffix(to, "."+etcd.Domain) {
 		socks := func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", loopback(h.seat.SOCKS)) }
 		return network.Dial(ctx, socks, addr)
 	}

@@ -76,6 +76,7 @@ func (d *Driver) Caps(ctx context.Context) lab.Caps {
 		lab.CapLinks:  "",
 		lab.CapBinary: "",
 		lab.CapTrace:  d.trace,
+		lab.CapDNS:    "",
 		lab.CapSmall:  "local labs share the filesystem of this machine",
 		lab.CapClock:  "local labs share the clock of this machine",
 		lab.CapPower:  "local hosts are processes, not machines",

@@ -22,6 +22,7 @@ type member struct {
 	dir    dir
 	id     string
 	seat   seat
+	env    []string // see record.names
 	forker process.Forker
 
 	mu      sync.Mutex
@@ -47,6 +48,7 @@ func (m *member) start(context.Context, control.Ask) (any, error) {
 	cmd := exec.Command(filepath.Join(home, "bin", "etcd"), "--config-file", configFile(home))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = home, log, log
 	cmd.Env = append(environ(), throughSOCKS(m.seat)...)
+	cmd.Env = append(cmd.Env, m.env...)
 	cmd.Env = append(cmd.Env, labels(m.dir, m.id, m.seat.Name)...)
 	cmd.SysProcAttr = process.DieWithParent()
 	if err := m.forker.Start(cmd); err != nil {

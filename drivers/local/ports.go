@@ -16,6 +16,7 @@ type Ports struct {
 	Client int `json:"client"` // etcd's listener for clients
 	Peer   int `json:"peer"`   // etcd's listener for peers
 	Health int `json:"health"` // etcd's listener for health and metrics
+	DNS    int `json:"dns"`    // the lab's server of names, where it has one
 }
 
 // Members must find their ports free again after a crash, so none may lie where
@@ -65,14 +66,14 @@ func claimPorts(seed string, n int) (ports []Ports, claims []*net.TCPListener, e
 				return nil, claims, err
 			}
 			socks, err := listen(p + 1)
-			if err != nil || !free(p+2) || !free(p+3) || !free(p+4) {
+			if err != nil || !free(p+2) || !free(p+3) || !free(p+4) || !free(p+5) || !freeUDP(p+5) {
 				front.Close()
 				if socks != nil {
 					socks.Close()
 				}
 				continue
 			}
-			ports = append(ports, Ports{Front: p, SOCKS: p + 1, Client: p + 2, Peer: p + 3, Health: p + 4})
+			ports = append(ports, Ports{Front: p, SOCKS: p + 1, Client: p + 2, Peer: p + 3, Health: p + 4, DNS: p + 5})
 			claims = append(claims, front, socks)
 		}
 	}
@@ -94,6 +95,14 @@ func listen(port int) (*net.TCPListener, error) {
 
 func free(port int) bool {
 	l, err := listen(port)
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
+}
+
+func freeUDP(port int) bool {
+	l, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 	if err != nil {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/names"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -31,6 +32,14 @@ type seat struct {
 	Name string `json:"name"`
 	Addr string `json:"addr"`
 	Ports
+}
+
+// names is what tells the etcd tools of a seat which server of names to ask.
+func (r record) names(s seat) []string {
+	if !r.Spec.ByDNS() {
+		return nil
+	}
+	return []string{names.Env + "=" + loopback(s.DNS)}
 }
 
 // dir is the directory of a lab and what is where in it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -15,10 +16,12 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/control"
+	"github.com/etcdrill/etcdrill/drivers/names"
 	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/drivers/process"
 	"github.com/etcdrill/etcdrill/drivers/trace"
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
 // SuperviseWord is the hidden first argument with which an executable is to
@@ -49,13 +52,27 @@ func supervise(d dir) error {
 	if err != nil {
 		return err
 	}
+	var zone *names.Server
+	if r.Spec.ByDNS() {
+		if zone, err = names.New(etcd.Records(r.Spec, members(d, r))); err != nil {
+			return err
+		}
+	}
+	resolvers := map[string]*net.Resolver{}
+	failed := make(chan error, 4*len(r.Seats)+1)
 	var hosts []network.Host
 	for _, s := range r.Seats {
-		hosts = append(hosts, network.Host{Name: s.Name, Addr: s.Addr, Peer: loopback(s.Peer), Client: loopback(s.Client)})
+		h := network.Host{Name: s.Name, Addr: s.Addr, Peer: loopback(s.Peer), Client: loopback(s.Client)}
+		if zone != nil {
+			if h.Names, err = zone.Serve(loopback(s.DNS), func(err error) { failed <- err }); err != nil {
+				return err
+			}
+			resolvers[s.Name] = h.Names
+		}
+		hosts = append(hosts, h)
 	}
 	// As patient as etcd is when it dials a peer: a second and an election.
-	net := network.New(hosts, time.Second+r.Spec.Election)
-	failed := make(chan error, 2*len(hosts)+1)
+	links := network.New(hosts, time.Second+r.Spec.Election)
 	for i, h := range hosts {
 		front, err := inherited(3 + 2*i)
 		if err != nil {
@@ -65,22 +82,22 @@ func supervise(d dir) error {
 		if err != nil {
 			return err
 		}
-		go func() { failed <- net.ServeClients(front, h.Name) }()
-		go func() { failed <- net.ServeSOCKS(socks, h.Name) }()
+		go func() { failed <- links.ServeClients(front, h.Name) }()
+		go func() { failed <- links.ServeSOCKS(socks, h.Name) }()
 	}
 
 	fork := process.NewForker()
-	members := map[string]*member{}
+	lives := map[string]*member{}
 	for _, s := range r.Seats {
-		members[s.Name] = &member{dir: d, id: r.ID, seat: s, forker: fork}
+		lives[s.Name] = &member{dir: d, id: r.ID, seat: s, env: r.names(s), forker: fork}
 	}
 	defer func() {
-		for _, m := range members {
+		for _, m := range lives {
 			m.kill()
 		}
 	}()
 	targets := map[string]trace.Target{}
-	for _, m := range members {
+	for _, m := range lives {
 		targets[m.seat.Name] = trace.Target{
 			State: func(ctx context.Context) (lab.ProcState, error) {
 				s, err := m.look(ctx, control.Ask{})
@@ -101,7 +118,11 @@ func supervise(d dir) error {
 	if err != nil {
 		return err
 	}
-	go func() { failed <- http.Serve(listener, serve(members, net, traces, &keep)) }()
+	words := serve(lives, links, traces, &keep)
+	if zone != nil {
+		maps.Copy(words, zone.Words(resolvers))
+	}
+	go func() { failed <- http.Serve(listener, words) }()
 
 	owner := make(chan struct{})
 	go func() {

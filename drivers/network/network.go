@@ -32,6 +32,10 @@ type Host struct {
 	Client string // and for clients
 	Echo   string // where somebody says back what he hears; empty when this process does
 	Source string // address that connections of this host to others come from; empty: the system's choice
+
+	// Names resolves the names that the host asks for, nil where it has to know
+	// addresses.
+	Names *net.Resolver
 }
 
 // Network carries the connections of one lab. It implements lab.Links.

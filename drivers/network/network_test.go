@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/names"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -162,6 +163,57 @@ func TestDialTellsWhatIsThere(t *testing.T) {
 		if err == nil {
 			c.Close()
 		}
+	}
+}
+
+// A name leads where the DNS of the host that asks says, just then.
+func TestNames(t *testing.T) {
+	r := newRig(t, time.Second)
+	record := func(addr string) []lab.Record {
+		return []lab.Record{{Name: "m2.lab.test", Type: "A", Data: addr}}
+	}
+	zone, err := names.New(record("192.0.2.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolver, err := zone.Serve("127.0.0.1:0", func(error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.hosts[0].Names = resolver
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go r.ServeSOCKS(l, "m1")
+	dial := func(name string, want error) {
+		t.Helper()
+		c, err := Dial(soon(t), at(l.Addr().String()), name)
+		if !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+		if c != nil {
+			c.Close()
+		}
+	}
+	dial("m2.lab.test:2380", nil)
+	dial("192.0.2.2:2380", nil)
+	dial("m2.lab.test:80", syscall.ECONNREFUSED)
+	dial("m3.lab.test:2380", syscall.EHOSTUNREACH)
+	for addr, want := range map[string]error{"192.0.2.3": syscall.ECONNREFUSED, "192.0.2.77": syscall.EHOSTUNREACH} {
+		if err := zone.Set("stale", lab.ZoneChange{Without: record("192.0.2.2"), With: record(addr)}); err != nil {
+			t.Fatal(err)
+		}
+		dial("m2.lab.test:2380", want)
+	}
+	if err := zone.Clear("stale"); err != nil {
+		t.Fatal(err)
+	}
+	dial("m2.lab.test:2380", nil)
+	// Where nobody resolves names there are none.
+	if _, err := Dial(soon(t), at(r.socks["m2"]), "m2.lab.test:2380"); !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("without a DNS: %v", err)
 	}
 }
 

@@ -34,7 +34,8 @@ const greeting = 10 * time.Second
 
 // ServeSOCKS carries what a host says to other hosts, until l is closed.
 func (n *Network) ServeSOCKS(l net.Listener, host string) error {
-	if _, err := n.host(host); err != nil {
+	h, err := n.host(host)
+	if err != nil {
 		return err
 	}
 	for {
@@ -42,11 +43,11 @@ func (n *Network) ServeSOCKS(l net.Listener, host string) error {
 		if err != nil {
 			return err
 		}
-		go n.serveSOCKS(c, host)
+		go n.serveSOCKS(c, h)
 	}
 }
 
-func (n *Network) serveSOCKS(c net.Conn, from string) {
+func (n *Network) serveSOCKS(c net.Conn, from Host) {
 	c.SetDeadline(time.Now().Add(greeting))
 	to, port, err := readRequest(c)
 	if err != nil {
@@ -54,6 +55,7 @@ func (n *Network) serveSOCKS(c net.Conn, from string) {
 		return
 	}
 	c.SetDeadline(time.Time{})
+	to = n.address(from, to)
 	for _, h := range n.hosts {
 		if h.Addr != to {
 			continue
@@ -64,17 +66,32 @@ func (n *Network) serveSOCKS(c net.Conn, from string) {
 		if h.Peer == "" { // no port of it is another one than it says
 			real = net.JoinHostPort(to, strconv.Itoa(port))
 		}
-		dial := n.dialer(from, real)
+		dial := n.dialer(from.Name, real)
 		if real == "" {
 			dial = func(context.Context) (net.Conn, error) { return nil, errRefused }
 		}
-		n.carry(c, pair{from, h.Name}, n.patience, dial, func(err error) error {
+		n.carry(c, pair{from.Name, h.Name}, n.patience, dial, func(err error) error {
 			return reply(c, err)
 		})
 		return
 	}
 	reply(c, context.DeadlineExceeded)
 	c.Close()
+}
+
+// address is where a host goes that asks for a name. A name that it cannot
+// resolve leads nowhere, which is all that SOCKS can tell it.
+func (n *Network) address(from Host, to string) string {
+	if _, err := netip.ParseAddr(to); err == nil || from.Names == nil {
+		return to
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), greeting)
+	defer cancel()
+	found, err := from.Names.LookupHost(ctx, to)
+	if err != nil || len(found) == 0 {
+		return ""
+	}
+	return found[0]
 }
 
 // readRequest reads greeting and request, and answers the greeting.
@@ -142,13 +159,14 @@ func write(c net.Conn, code byte) error {
 	return err
 }
 
-// Dial connects to an address of the lab through a host's SOCKS listener, as
-// that host's etcd would; dial reaches the listener. A refused connection gives
+// Dial connects to an address or a name of the lab through a host's SOCKS
+// listener, as that host's etcd would; dial reaches the listener. A refused connection gives
 // an error that is a syscall.ECONNREFUSED, one that hung too long an
 // EHOSTUNREACH.
 func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error), addr string) (net.Conn, error) {
-	to, err := netip.ParseAddrPort(addr)
-	if err != nil || !to.Addr().Is4() {
+	host, text, err := net.SplitHostPort(addr)
+	port, perr := strconv.ParseUint(text, 10, 16)
+	if err != nil || perr != nil || host == "" || len(host) > 255 {
 		return nil, fmt.Errorf("dial %s: expected an address such as 192.0.2.1:%s", addr, strconv.Itoa(PeerPort))
 	}
 	c, err := dial(ctx)
@@ -156,21 +174,33 @@ func Dial(ctx context.Context, dial func(context.Context) (net.Conn, error), add
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
-	err = connect(c, to)
+	err = connect(c, host, uint16(port))
 	if !stop() {
 		err = ctx.Err()
 	}
 	if err != nil {
 		c.Close()
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(to), Err: err}
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: target(addr), Err: err}
 	}
 	return c, nil
 }
 
-func connect(c net.Conn, to netip.AddrPort) error {
-	ip := to.Addr().As4()
-	ask := append([]byte{socksVersion, 1, socksNoAuth, socksVersion, socksConnect, 0, socksIPv4}, ip[:]...)
-	ask = binary.BigEndian.AppendUint16(ask, to.Port())
+// target is an address of the lab that need not be one of the machine.
+type target string
+
+func (target) Network() string  { return "tcp" }
+func (t target) String() string { return string(t) }
+
+func connect(c net.Conn, host string, port uint16) error {
+	ask := []byte{socksVersion, 1, socksNoAuth, socksVersion, socksConnect, 0}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Unmap().Is4() {
+		ask = append(append(ask, socksIPv4), ip.Unmap().AsSlice()...)
+	} else if err == nil {
+		ask = append(append(ask, socksIPv6), ip.AsSlice()...)
+	} else {
+		ask = append(append(ask, socksName, byte(len(host))), host...)
+	}
+	ask = binary.BigEndian.AppendUint16(ask, port)
 	if _, err := c.Write(ask); err != nil {
 		return err
 	}

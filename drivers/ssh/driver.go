@@ -197,6 +197,7 @@ func abilities() lab.Caps {
 		lab.CapBinary: "",
 		lab.CapTrace:  "",
 		lab.CapUnits:  "",
+		lab.CapDNS:    "",
 		lab.CapPower:  "",
 		lab.CapClock:  "",
 		lab.CapSmall:  "",

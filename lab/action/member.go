@@ -371,6 +371,8 @@ func (a *MemberUpdate) Do(ctx context.Context, e *lab.Env) error {
 			s.Set(key, fresh.Get(key))
 		}
 		s.Set("initial-cluster", m.Name+"="+url) // read only without a WAL, and then it must fit
+		s.Delete("discovery-srv")                // etcd refuses both
+		s.Delete("discovery-srv-name")
 	})
 	if err == nil {
 		e.Note(m.Name, "configuration: listens for peers where the lab reaches it; takes effect with the next restart")

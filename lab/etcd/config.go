@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -32,7 +33,7 @@ const (
 
 // Join is what a member has to be told to begin: the initial-* settings.
 type Join struct {
-	Cluster map[string]string // name to peer URL of all members
+	Cluster map[string]string // name to peer URL of all members; nil: they are found by DNS
 	State   string            // StateNew or StateExisting
 	Token   string            // goes into member and cluster ids; fresh for every new cluster (FE1)
 }
@@ -101,11 +102,10 @@ func NewSettings(spec lab.Spec, m *lab.Member, j Join) Settings {
 		{Key: "name", Value: m.Name},
 		{Key: "data-dir", Value: m.DataDir},
 		{Key: "listen-client-urls", Value: m.LocalURL},
-		{Key: "advertise-client-urls", Value: m.ClientURL},
+		{Key: "advertise-client-urls", Value: cmp.Or(m.Advertise, m.ClientURL)},
 		{Key: "listen-metrics-urls", Value: m.HealthURL},
 		{Key: "listen-peer-urls", Value: bind(m)},
 		{Key: "initial-advertise-peer-urls", Value: AdvertisedPeerURL(spec, m)},
-		{Key: "initial-cluster", Value: j.String()},
 		{Key: "initial-cluster-state", Value: j.State},
 		{Key: "initial-cluster-token", Value: j.Token},
 		{Key: "heartbeat-interval", Value: spec.Heartbeat.Milliseconds()},
@@ -113,6 +113,12 @@ func NewSettings(spec lab.Spec, m *lab.Member, j Join) Settings {
 		{Key: "logger", Value: "zap"},
 		{Key: "log-level", Value: "info"},
 		{Key: "log-outputs", Value: []string{"stderr"}},
+	}
+	if j.Cluster == nil && spec.ByDNS() {
+		s.Set("discovery-srv", Domain)
+		s.Set("discovery-srv-name", clusterName)
+	} else {
+		s.Set("initial-cluster", j.String()) // etcd refuses both
 	}
 	if spec.Peers == "loopback" {
 		s.Set("listen-peer-urls", loopback(m))

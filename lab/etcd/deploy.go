@@ -19,21 +19,26 @@ import (
 //
 // The cluster gets a token nobody had before (FE1). Several members begin with
 // a log that lists them, see SeedWAL; one alone has nobody to wait for and
-// begins with nothing. All start at once, since waiting for the first before
+// begins with nothing, as do members that are to find each other by DNS, which
+// is what a log spares (FE47). All start at once, since waiting for the first before
 // the second is started would never end (FE43). When a member does not start
 // the error carries its last log lines. On error what was started keeps
 // running: the driver takes the lab down.
 func Deploy(ctx context.Context, c *lab.Cluster, pki *PKI) error {
 	seats := c.Seats[:c.Spec.Members]
-	join := Join{Cluster: map[string]string{}, State: StateNew, Token: NewToken()}
-	for _, m := range seats {
-		join.Cluster[m.Name] = AdvertisedPeerURL(c.Spec, m)
+	join := Join{State: StateNew, Token: NewToken()}
+	var logs map[string][]byte
+	if !c.Spec.ByDNS() {
+		join.Cluster = map[string]string{}
+		for _, m := range seats {
+			join.Cluster[m.Name] = AdvertisedPeerURL(c.Spec, m)
+		}
+		var err error
+		if logs, err = SeedWAL(join); err != nil {
+			return fmt.Errorf("members of the lab: %w", err)
+		}
 	}
-	logs, err := SeedWAL(join)
-	if err != nil {
-		return fmt.Errorf("members of the lab: %w", err)
-	}
-	err = each(c.Seats, func(i int, m *lab.Member) error {
+	err := each(c.Seats, func(i int, m *lab.Member) error {
 		if pki != nil && m.PKI != "" {
 			if err := pki.Install(ctx, m); err != nil {
 				return err
@@ -45,7 +50,7 @@ func Deploy(ctx context.Context, c *lab.Cluster, pki *PKI) error {
 		if err := WriteSettings(ctx, m, NewSettings(c.Spec, m, join)); err != nil {
 			return err
 		}
-		if len(seats) == 1 {
+		if len(seats) == 1 || logs == nil {
 			return nil
 		}
 		if err := m.Host.Put(ctx, path.Join(m.DataDir, FirstWAL), 0o600, logs[m.Name]); err != nil {

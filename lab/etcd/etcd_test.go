@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,6 +232,62 @@ func TestURLs(t *testing.T) {
 	}
 	if a, b := etcd.NewToken(), etcd.NewToken(); a == b {
 		t.Errorf("the same token twice: %s", a)
+	}
+}
+
+// A lab with a DNS: everything has a name, and all that is said of names agrees.
+func TestNames(t *testing.T) {
+	spec := lab.Spec{Members: 2, Spares: 1, Peers: "lab", Discovery: "dns"}
+	var seats []*lab.Member
+	for _, name := range []string{"m1", "m2", "m3"} {
+		m, _ := seat(name)
+		etcd.ByName(m)
+		seats = append(seats, m)
+	}
+	m1 := seats[0]
+	s := etcd.NewSettings(spec, m1, etcd.Join{State: etcd.StateNew})
+	for key, want := range map[string]any{
+		"initial-advertise-peer-urls": "https://m1.lab.test:2380",
+		"advertise-client-urls":       "https://m1.client.lab.test:2379",
+		"listen-peer-urls":            "https://10.0.0.21:2380",
+		"discovery-srv":               "lab.test",
+		"discovery-srv-name":          "c1",
+		"initial-cluster":             nil,
+	} {
+		if got := s.Get(key); got != want {
+			t.Errorf("%s: %v, want %v", key, got, want)
+		}
+	}
+	// Who joins later is told the members: etcd refuses both.
+	s = etcd.NewSettings(spec, m1, etcd.Join{Cluster: map[string]string{"m1": m1.PeerURL}, State: etcd.StateExisting})
+	if s.Get("discovery-srv") != nil || s.Get("initial-cluster") != "m1=https://m1.lab.test:2380" {
+		t.Errorf("who joins: %v", s)
+	}
+	want := []lab.Record{
+		{Name: "m1.lab.test", Type: "A", Data: "10.0.0.21"},
+		{Name: "m1.client.lab.test", Type: "A", Data: "10.0.0.21"},
+		{Name: "_etcd-server-ssl-c1._tcp.lab.test", Type: "SRV", Data: "0 0 2380 m1.lab.test"},
+		{Name: "_etcd-client-ssl-c1._tcp.lab.test", Type: "SRV", Data: "0 0 2379 m1.client.lab.test"},
+		{Name: "m2.lab.test", Type: "A", Data: "10.0.0.21"},
+		{Name: "m2.client.lab.test", Type: "A", Data: "10.0.0.21"},
+		{Name: "_etcd-server-ssl-c1._tcp.lab.test", Type: "SRV", Data: "0 0 2380 m2.lab.test"},
+		{Name: "_etcd-client-ssl-c1._tcp.lab.test", Type: "SRV", Data: "0 0 2379 m2.client.lab.test"},
+		{Name: "m3.lab.test", Type: "A", Data: "10.0.0.21"},
+		{Name: "m3.client.lab.test", Type: "A", Data: "10.0.0.21"},
+	}
+	if got := etcd.Records(spec, seats); !slices.Equal(got, want) {
+		t.Errorf("zone:\n%v\nwant\n%v", got, want)
+	}
+	for _, name := range []string{"m1.lab.test", "m1.client.lab.test", "lab.test", "10.0.0.21"} {
+		if r := etcd.For(m1, "peer"); !slices.Contains(r.Names, name) {
+			t.Errorf("the certificate is not for %s: %v", name, r.Names)
+		}
+	}
+	if got := etcd.SRVName(etcd.ServerSRV, false); got != "_etcd-server-c1._tcp.lab.test" {
+		t.Error(got)
+	}
+	if plain, _ := seat("m1"); len(etcd.For(plain, "peer").Names) != 4 {
+		t.Error("a certificate for names that nobody has")
 	}
 }
 

@@ -103,6 +103,11 @@ func listing(c *lab.Cluster, h *pb.ResponseHeader, members []*pb.Member) Members
 	l := Membership{Cluster: h.GetClusterId(), From: h.GetMemberId()}
 	for _, m := range members {
 		x := Listed{ID: m.GetID(), Name: m.GetName(), PeerURLs: m.GetPeerURLs(), ClientURLs: m.GetClientURLs(), Learner: m.GetIsLearner()}
+		if x.Name != "" && len(x.ClientURLs) == 0 && c.Spec.ByDNS() {
+			// Nobody's name yet: members that find each other by DNS count the
+			// others until those say what they are called.
+			x.Name = ""
+		}
 		for _, seat := range c.Seats {
 			if x.Name == seat.Name || x.Name == "" && seatURL(c, seat, x.PeerURLs) {
 				x.Seat = seat

@@ -182,14 +182,14 @@ func (p *PKI) IssueClient(name string) (Pair, error) {
 }
 
 // For is the request for one of a member's Pairs. Server and peer are for its
-// host's address and name, and for loopback, where the lab and the member's
+// host's address and names, and for loopback, where the lab and the member's
 // own tools reach it; and for clients too, as etcd shows the same one when it
 // dials.
 func For(m *lab.Member, pair string) Request {
 	if pair == clientPair {
 		return Request{Name: User, Client: true}
 	}
-	return Request{Name: m.Name, Names: []string{m.Host.Addr(), "127.0.0.1", "localhost", m.Name}, Server: true, Client: true}
+	return Request{Name: m.Name, Names: append([]string{m.Host.Addr(), "127.0.0.1", "localhost", m.Name}, names(m)...), Server: true, Client: true}
 }
 
 // User is the common name of the clients' certificates of a lab: the user who

@@ -15,7 +15,7 @@ import (
 func faults() []lab.Fault {
 	return []lab.Fault{&fault.Crash{}, &fault.Stop{}, &fault.Pause{}, &fault.Destroy{}, &fault.Wipe{}, &fault.Cut{}, &fault.Slow{},
 		&fault.Throttle{}, &fault.Fill{}, &fault.Overload{}, &fault.SlowDisk{}, &fault.FailDisk{}, &fault.Corrupt{}, &fault.TakePort{}, &fault.PowerOff{}, &fault.ClockStep{}, &fault.FillDisk{},
-		&fault.Certificate{}}
+		&fault.Certificate{}, &fault.DNS{}}
 }
 
 func TestWords(t *testing.T) {
@@ -87,6 +87,14 @@ func TestValid(t *testing.T) {
 		{"certificate", &fault.Certificate{Member: m, Pair: "peer", How: "wrong-names"}, ""},
 		{"certificate pair", &fault.Certificate{Member: m, Pair: "ca", How: "expired"}, "expected one of server, peer, client"},
 		{"certificate how", &fault.Certificate{Member: m, Pair: "peer", How: "old"}, "expected one of expired"},
+		{"dns", &fault.DNS{Record: "server-srv", Change: "both-families"}, ""},
+		{"dns server", &fault.DNS{Server: "down"}, ""},
+		{"dns server and more", &fault.DNS{Server: "down", Member: m}, "expected alone"},
+		{"dns server how", &fault.DNS{Server: "slow"}, "expected one of down"},
+		{"dns nothing", &fault.DNS{Record: "address"}, "`record` and `change`"},
+		{"dns record", &fault.DNS{Record: "mx", Change: "missing"}, "expected one of server-srv, client-srv, address"},
+		{"dns change", &fault.DNS{Record: "client-srv", Change: "gone"}, "expected one of missing"},
+		{"dns change of an address", &fault.DNS{Record: "address", Change: "both-families"}, "expected one of missing, wrong, stale"},
 		{"certificate names of a client", &fault.Certificate{Member: m, Pair: "client", How: "wrong-names"}, "for no address"},
 	} {
 		err := c.f.Valid()

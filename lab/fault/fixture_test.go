@@ -287,6 +287,7 @@ func needs(f lab.Fault, what string) bool {
 	}
 	for sabotage, caps := range map[string][]lab.Cap{
 		"proc": {lab.CapSignal}, "host": {lab.CapSignal}, "links": {lab.CapLinks}, "lying-links": {lab.CapLinks}, "tracer": {lab.CapTrace},
+		"dns": {lab.CapDNS}, "lying-dns": {lab.CapDNS},
 	} {
 		if sabotage == what {
 			return slices.ContainsFunc(caps, func(c lab.Cap) bool { return slices.Contains(f.Needs(), c) }) && !(what == "host" && !files(f))
@@ -336,6 +337,8 @@ func saboteurs(c *lab.Cluster) map[string]*lab.Cluster {
 		"links":       with(func(s *lab.Cluster) { s.Links = lazyLinks{s.Links} }),
 		"lying-links": with(func(s *lab.Cluster) { s.Links = &lyingLinks{Links: s.Links} }),
 		"tracer":      with(func(s *lab.Cluster) { s.Tracer = lazyTracer{s.Tracer} }),
+		"dns":         with(func(s *lab.Cluster) { s.DNS = lazyDNS{s.DNS} }),
+		"lying-dns":   with(func(s *lab.Cluster) { s.DNS = &lyingDNS{DNS: s.DNS} }),
 	}
 }
 
@@ -386,3 +389,26 @@ func (l *lyingLinks) Rules(ctx context.Context) ([]lab.LinkRule, error) {
 type lazyTracer struct{ lab.Tracer }
 
 func (lazyTracer) Inject(context.Context, string, string, lab.Injection) error { return nil }
+
+// lazyDNS serves what it always has.
+type lazyDNS struct{ lab.DNS }
+
+func (lazyDNS) Set(context.Context, string, lab.ZoneChange) error { return nil }
+
+// lyingDNS says of changes that they are made.
+type lyingDNS struct {
+	lab.DNS
+	owners []string
+	silent bool
+}
+
+func (d *lyingDNS) Set(_ context.Context, owner string, c lab.ZoneChange) error {
+	d.owners, d.silent = append(d.owners, owner), c.Silent
+	return nil
+}
+
+func (d *lyingDNS) Zone(ctx context.Context, host string) (lab.Zone, error) {
+	z, err := d.DNS.Zone(ctx, host)
+	z.Owners, z.Silent = append(z.Owners, d.owners...), d.silent
+	return z, err
+}

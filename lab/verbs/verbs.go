@@ -74,6 +74,7 @@ func All() lab.Verbs {
 			"take-port": func() lab.Fault { return &fault.TakePort{} },
 
 			"certificate": func() lab.Fault { return &fault.Certificate{} },
+			"dns":         func() lab.Fault { return &fault.DNS{} },
 		},
 		Check: map[string]func() lab.Check{
 			"leader": func() lab.Check { return &check.Leader{} },

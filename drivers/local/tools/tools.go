@@ -25,6 +25,7 @@ import (
 	"github.com/etcdrill/etcdrill/drivers/docker"
 	"github.com/etcdrill/etcdrill/drivers/linux"
 	"github.com/etcdrill/etcdrill/drivers/local"
+	"github.com/etcdrill/etcdrill/drivers/names"
 )
 
 // Main looks at how the executable was called, args being os.Args, and does
@@ -37,7 +38,11 @@ func Main(args []string) (handled bool, code int) {
 	if len(args) == 0 {
 		return false, 0
 	}
-	switch filepath.Base(args[0]) {
+	tool := filepath.Base(args[0])
+	if tool == "etcd" || tool == "etcdctl" || tool == "etcdutl" {
+		names.Use()
+	}
+	switch tool {
 	case "etcd":
 		etcdmain.Main(args)
 		return true, 0
