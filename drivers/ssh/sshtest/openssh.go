@@ -62,7 +62,6 @@ func OpenSSH(dir string) (*Daemon, error) {
 		authorized:   string(ssh.MarshalAuthorizedKey(userKey.PublicKey())),
 		d.KnownHosts: KnownHost(addr, hostKey.PublicKey()),
 		config: fmt.Sprintf("ListenAddress %s\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPermitRootLogin yes\nPidFile none\nUsePAM no\nSubsystem sftp internal-sftp\n"+
-			"MaxStartups 100\n"+ // connections that have not logged in yet
 			"SetEnv SHLVL=1\n", // so that bash leaves its start-up files alone
 			addr, host, authorized),
 	} {
