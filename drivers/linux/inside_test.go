@@ -1,7 +1,13 @@
 package linux
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
+	"runtime"
 	"testing"
 	"time"
 
@@ -33,6 +39,69 @@ func TestParseShow(t *testing.T) {
 			t.Errorf("%q was read as %+v", bad, got)
 		}
 	}
+}
+
+// A process that lives is looked at without systemd; only systemd knows how one
+// has ended.
+func TestUnitState(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("looks into /proc")
+	}
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	systemctl := func(says string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte("#!/bin/sh\n"+says+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	child := exec.Command("sleep", "600")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		child.Process.Kill()
+		child.Wait()
+	})
+	u := &unit{name: "test.service"}
+	expect := func(want lab.ProcState) {
+		t.Helper()
+		err := lab.Until(ctx, fmt.Sprintf("%+v", want), func(ctx context.Context) error {
+			got, err := u.state(ctx)
+			got.Started = ""
+			if err == nil && got != want {
+				err = fmt.Errorf("got %+v", got)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	running := lab.ProcState{Running: true, PID: child.Process.Pid}
+	systemctl(fmt.Sprintf("echo MainPID=%d; echo ExecMainCode=0; echo ExecMainStatus=0", running.PID))
+	expect(running)
+	systemctl("exit 1")
+	expect(running)
+	if err := u.signal(ctx, "STOP"); err != nil {
+		t.Fatal(err)
+	}
+	expect(lab.ProcState{Running: true, Paused: true, PID: running.PID})
+	if err := u.signal(ctx, "CONT"); err != nil {
+		t.Fatal(err)
+	}
+	expect(running)
+	child.Process.Kill()
+	child.Wait()
+	short, stop := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer stop()
+	if got, err := u.state(short); err == nil {
+		t.Errorf("systemd was not asked about a process that is gone: %+v", got)
+	}
+	systemctl("echo MainPID=0; echo ExecMainCode=2; echo ExecMainStatus=9; echo ExecMainExitTimestamp=Sat 2026-11-21 08:00:01.250000 UTC")
+	expect(lab.ProcState{Exit: "killed", Ended: time.Date(2026, 11, 21, 8, 0, 1, 250_000_000, time.UTC)})
 }
 
 func TestListening(t *testing.T) {

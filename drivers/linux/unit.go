@@ -21,7 +21,8 @@ type unit struct {
 	name string
 
 	mu     sync.Mutex
-	paused int // pid that was sent STOP, and no CONT since
+	paused int           // pid that was sent STOP, and no CONT since
+	last   lab.ProcState // the process that systemd named last
 }
 
 func systemctl(ctx context.Context, args ...string) (string, error) {
@@ -92,17 +93,19 @@ func (u *unit) signal(ctx context.Context, name string) error {
 	})
 }
 
-// stopped tells of a traced process, which shows as such, whether it is stopped
-// as well.
-func (u *unit) stopped(pid int) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.paused == pid
-}
-
-// state asks systemd for the unit and the kernel for its process.
+// state asks the kernel for the unit's process, and systemd where that is not
+// known or gone: a unit that nobody restarts has no other one while it lives.
+// systemd takes ten milliseconds and more to answer, and a fault is proved by
+// half a dozen looks.
 func (u *unit) state(ctx context.Context) (lab.ProcState, error) {
-	var out lab.ProcState
+	u.mu.Lock()
+	out := u.last
+	u.mu.Unlock()
+	if out.Running {
+		if started, letter, err := process.State(out.PID); err == nil && started == out.Started {
+			return u.live(out, letter), nil
+		}
+	}
 	err := lab.Until(ctx, "systemd to notice the end of a process", func(ctx context.Context) error {
 		text, err := systemctl(ctx, "show", u.name, "--timestamp=us+utc", "-p", "MainPID,ExecMainCode,ExecMainStatus,ExecMainExitTimestamp")
 		if err != nil {
@@ -115,10 +118,21 @@ func (u *unit) state(ctx context.Context) (lab.ProcState, error) {
 		if err != nil {
 			return err // dead, and about to be written down
 		}
-		out.Started, out.Paused = started, letter == 'T' || letter == 't' && u.stopped(out.PID)
+		out.Started = started
+		out = u.live(out, letter)
 		return nil
 	})
 	return out, err
+}
+
+// live keeps in mind which process it is, and adds whether it is paused: of a
+// traced one, which shows as such, whether it was sent STOP as well.
+func (u *unit) live(s lab.ProcState, letter byte) lab.ProcState {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.last = s
+	s.Paused = letter == 'T' || letter == 't' && u.paused == s.PID
+	return s
 }
 
 // parseShow reads what systemctl show tells about a service.

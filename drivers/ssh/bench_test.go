@@ -75,7 +75,7 @@ func benchStreams(b *testing.B, h *Host) {
 // BenchmarkCommand: a command with all that we do for it, and one without.
 func BenchmarkCommand(b *testing.B) {
 	for _, delay := range []time.Duration{0, 10 * time.Millisecond} {
-		h, _ := newHost(b, func(s *server) { s.delay = delay })
+		h, _ := newHost(b, func(s *server) { s.Delay = delay })
 		must(b, h.Connect(b.Context()))
 		b.Run(fmt.Sprintf("ours/rtt=%v", 2*delay), func(b *testing.B) {
 			for b.Loop() {
@@ -94,7 +94,7 @@ func BenchmarkFanOut(b *testing.B) {
 		b.Run(fmt.Sprintf("hosts=%d", n), func(b *testing.B) {
 			var all []*Host
 			for range n {
-				h, _ := newHost(b, func(s *server) { s.delay, s.instant = 10*time.Millisecond, true })
+				h, _ := newHost(b, func(s *server) { s.Delay, s.Instant = 10*time.Millisecond, true })
 				all = append(all, h)
 			}
 			must(b, Each(b.Context(), all, func(ctx context.Context, h *Host) error { return h.Connect(ctx) }))

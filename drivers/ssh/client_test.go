@@ -22,8 +22,8 @@ import (
 
 func TestConnectionLost(t *testing.T) {
 	h, s := newHost(t)
-	testLost(t, h, s.cut)
-	if n := s.logins.Load(); n != 4 {
+	testLost(t, h, s.Cut)
+	if n := s.Logins.Load(); n != 4 {
 		t.Errorf("%d logins, want one, and one after each cut", n)
 	}
 }
@@ -64,12 +64,12 @@ func TestSilentServer(t *testing.T) {
 	n.every, n.within = 20*time.Millisecond, 50*time.Millisecond
 	h := hostAt(t, s.login(file), n, SudoNo)
 	run(t, h, "true")
-	s.frozen.Store(true)
+	s.Frozen.Store(true)
 	_, err := h.Run(limit(t), lab.Cmd{Argv: []string{"true"}})
 	if !errors.Is(err, errLost) || !strings.Contains(err.Error(), "no answer") {
 		t.Errorf("got %v", err)
 	}
-	s.frozen.Store(false)
+	s.Frozen.Store(false)
 	run(t, h, "true")
 
 	// A command that never says anything is no reason to give up.
@@ -82,7 +82,7 @@ func TestNobodyThere(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "id")
 	key, _ := newKeyFile(t, file, "")
 	s := newServer(t, key.PublicKey())
-	s.listen.Close()
+	s.Stop()
 	h := hostAt(t, s.login(file), newNetwork(false), SudoNo)
 	if err := h.Connect(limit(t)); err == nil || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "m1 (vm-a): root@127.0.0.1:") {
 		t.Errorf("got %v", err)
@@ -115,7 +115,7 @@ func TestNobodyThere(t *testing.T) {
 func TestLoginIsSharedAndMadeAgain(t *testing.T) {
 	h, s := newHost(t)
 	must(t, Each(limit(t), hosts(h, 20), func(ctx context.Context, h *Host) error { return h.Connect(ctx) }))
-	if n := s.logins.Load(); n != 1 {
+	if n := s.Logins.Load(); n != 1 {
 		t.Errorf("%d logins for one host", n)
 	}
 }
@@ -123,7 +123,7 @@ func TestLoginIsSharedAndMadeAgain(t *testing.T) {
 func TestServerWithoutCommands(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "id")
 	key, _ := newKeyFile(t, file, "")
-	s := newServer(t, key.PublicKey(), func(s *server) { s.noExec = true })
+	s := newServer(t, key.PublicKey(), func(s *server) { s.NoExec = true })
 	h := hostAt(t, s.login(file), newNetwork(false), SudoAuto)
 	if err := h.Connect(limit(t)); err == nil || !strings.Contains(err.Error(), "commands do not") {
 		t.Errorf("got %v", err)
@@ -135,7 +135,7 @@ func TestHostKeys(t *testing.T) {
 	file := filepath.Join(dir, "id")
 	key, _ := newKeyFile(t, file, "")
 	s := newServer(t, key.PublicKey())
-	addr, shown := s.listen.Addr().String(), ssh.FingerprintSHA256(s.key.PublicKey())
+	addr, shown := s.Addr().String(), ssh.FingerprintSHA256(s.Key.PublicKey())
 	other := newKey(t)
 	connect := func(acceptNew bool, known string) error {
 		t.Helper()
@@ -191,7 +191,7 @@ func TestHostKeys(t *testing.T) {
 		}
 	})
 	t.Run("revoked", func(t *testing.T) {
-		f := write("revoked", "@revoked * "+strings.SplitN(line(s.key), " ", 2)[1]+"\n")
+		f := write("revoked", "@revoked * "+strings.SplitN(line(s.Key), " ", 2)[1]+"\n")
 		err := connect(true, f)
 		var k *HostKeyError
 		if !errors.As(err, &k) || !k.Changed || !strings.Contains(err.Error(), f+":1") {
@@ -199,7 +199,7 @@ func TestHostKeys(t *testing.T) {
 		}
 	})
 	t.Run("one of several", func(t *testing.T) {
-		must(t, connect(false, write("several", line(other)+"\n"+line(s.key)+"\n")))
+		must(t, connect(false, write("several", line(other)+"\n"+line(s.Key)+"\n")))
 	})
 	t.Run("accepted", func(t *testing.T) {
 		f := filepath.Join(dir, "new", "known_hosts")
@@ -208,7 +208,7 @@ func TestHostKeys(t *testing.T) {
 		must(t, connect(true, f))
 		text, err := os.ReadFile(f)
 		must(t, err)
-		if string(text) != line(s.key)+"\n" {
+		if string(text) != line(s.Key)+"\n" {
 			t.Errorf("written: %q", text)
 		}
 		if info, _ := os.Stat(f); info.Mode().Perm() != 0o600 {
@@ -216,7 +216,7 @@ func TestHostKeys(t *testing.T) {
 		}
 		f = write("no newline", "# the end")
 		must(t, connect(true, f))
-		if text, _ := os.ReadFile(f); string(text) != "# the end\n"+line(s.key)+"\n" {
+		if text, _ := os.ReadFile(f); string(text) != "# the end\n"+line(s.Key)+"\n" {
 			t.Errorf("written: %q", text)
 		}
 	})
@@ -321,11 +321,11 @@ func TestKeys(t *testing.T) {
 func TestJumps(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "id")
 	key, _ := newKeyFile(t, file, "")
-	first, second, last := newServer(t, key.PublicKey(), func(s *server) { s.noExec = true }), newServer(t, key.PublicKey()), newServer(t, key.PublicKey())
+	first, second, last := newServer(t, key.PublicKey(), func(s *server) { s.NoExec = true }), newServer(t, key.PublicKey()), newServer(t, key.PublicKey())
 	n := newNetwork(false)
 	// Only the first one can be reached from here.
 	n.dial = func(ctx context.Context, addr string) (net.Conn, error) {
-		if addr != first.listen.Addr().String() {
+		if addr != first.Addr().String() {
 			return nil, fmt.Errorf("no way to %s", addr)
 		}
 		var d net.Dialer
@@ -342,24 +342,24 @@ func TestJumps(t *testing.T) {
 	l2.Jump = l.Jump[:1]
 	other := hostAt(t, l2, n, SudoNo)
 	run(t, other, "true")
-	if a, b, c := first.logins.Load(), second.logins.Load(), last.logins.Load(); a != 1 || b != 2 || c != 1 {
+	if a, b, c := first.Logins.Load(), second.Logins.Load(), last.Logins.Load(); a != 1 || b != 2 || c != 1 {
 		t.Errorf("%d, %d and %d logins, want 1, 2 and 1", a, b, c)
 	}
-	testLost(t, h, first.cut)
+	testLost(t, h, first.Cut)
 
-	second.listen.Close()
-	second.cut()
+	second.Stop()
+	second.Cut()
 	must(t, lab.Until(limit(t), "the way to be gone", func(context.Context) error {
 		if !h.client.cur.over() {
 			return errors.New("not yet")
 		}
 		return nil
 	}))
-	if err := h.Connect(limit(t)); err == nil || !strings.Contains(err.Error(), "m1 (vm-a)") || !strings.Contains(err.Error(), "jump host") || !strings.Contains(err.Error(), second.listen.Addr().String()) {
+	if err := h.Connect(limit(t)); err == nil || !strings.Contains(err.Error(), "m1 (vm-a)") || !strings.Contains(err.Error(), "jump host") || !strings.Contains(err.Error(), second.Addr().String()) {
 		t.Errorf("got %v", err)
 	}
 
-	shut := newServer(t, key.PublicKey(), func(s *server) { s.noDial = true })
+	shut := newServer(t, key.PublicKey(), func(s *server) { s.NoDial = true })
 	l.Jump = []Login{shut.login(file)}
 	if err := hostAt(t, l, newNetwork(false), SudoNo).Connect(limit(t)); err == nil || !strings.Contains(err.Error(), "AllowTcpForwarding") {
 		t.Errorf("got %v", err)
@@ -372,7 +372,7 @@ func fakeSudo(t *testing.T, script string) func(*server) {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "sudo"), []byte("#!/bin/sh\n"+script), 0o755))
-	return func(s *server) { s.env = append(s.env, "PATH="+dir+":"+os.Getenv("PATH")) }
+	return func(s *server) { s.Env = append(s.Env, "PATH="+dir+":"+os.Getenv("PATH")) }
 }
 
 func TestSudo(t *testing.T) {
@@ -398,12 +398,12 @@ SUDO=1 exec "$@"
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, "id"), []byte("#!/bin/sh\necho 1000\n"), 0o755))
 		path := os.Getenv("PATH")
-		for _, e := range s.env {
+		for _, e := range s.Env {
 			if p, ok := strings.CutPrefix(e, "PATH="); ok {
 				path = p
 			}
 		}
-		s.env = append(s.env, "PATH="+dir+":"+path)
+		s.Env = append(s.Env, "PATH="+dir+":"+path)
 	}
 	if got, err := says(SudoYes, works); got != "1" || err != nil {
 		t.Errorf("asked for: %q, %v", got, err)
@@ -426,7 +426,7 @@ SUDO=1 exec "$@"
 	if _, err := says(SudoAuto, noisy, func(s *server) {
 		dir := t.TempDir()
 		must(t, os.WriteFile(filepath.Join(dir, "id"), []byte("#!/bin/sh\necho Welcome; echo 0\n"), 0o755))
-		s.env = append(s.env, "PATH="+dir+":"+os.Getenv("PATH"))
+		s.Env = append(s.Env, "PATH="+dir+":"+os.Getenv("PATH"))
 	}); err == nil || !strings.Contains(err.Error(), "Welcome") || !strings.Contains(err.Error(), "start-up file") {
 		t.Errorf("a shell that talks: %v", err)
 	}
@@ -500,25 +500,20 @@ func TestPower(t *testing.T) {
 	if err := h.PowerOff(ctx); err == nil || !strings.Contains(err.Error(), "m1 (vm-a): switch off: rmdir") {
 		t.Errorf("the switch says off, the machine answers: %v", err)
 	}
-	addr := s.listen.Addr().String()
-	s.listen.Close()
-	s.cut()
+	addr := s.Addr().String()
+	s.Stop()
+	s.Cut()
 	h.client.drop(nil)
 	must(t, h.PowerOff(ctx)) // it is off
 	booted := make(chan struct{})
 	go func() {
 		defer close(booted)
 		time.Sleep(50 * time.Millisecond)
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
+		if err := s.Start(addr); err != nil {
 			t.Error(err)
-			return
 		}
-		s.listen = l
-		go s.serve()
 	}()
 	must(t, h.PowerOn(ctx))
 	<-booted
-	defer s.listen.Close()
 	run(t, h, "true")
 }

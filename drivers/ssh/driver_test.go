@@ -111,7 +111,7 @@ func TestUpRefusals(t *testing.T) {
 	of.EtcdOf = map[string]string{"m3": "/bin"}
 	refuse("no such member", d, "x", of, "m3", "m1 to m2")
 	refuse("not marked", d, "x", spec(2), "m1 (vm1): not marked", "m2 (vm2): not marked", "etcdrill host mark vm2 --inventory "+s.file)
-	s.servers[1].listen.Close()
+	s.servers[1].Stop()
 	refuse("host down", s.driver(), "x", spec(2), "m2 (vm2)", "refused")
 
 	mark(t)
@@ -247,20 +247,16 @@ func TestDownByRecord(t *testing.T) {
 	if _, err := other.Open(ctx, "y"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("open of a lab that never was: %v", err)
 	}
-	addr := s.servers[1].listen.Addr().String()
-	s.servers[1].listen.Close()
-	s.servers[1].cut()
+	addr := s.servers[1].Addr().String()
+	s.servers[1].Stop()
+	s.servers[1].Cut()
 	if err := other.Down(ctx, "x"); err == nil || !strings.Contains(err.Error(), "m2 (vm2)") || strings.Contains(err.Error(), "vm1") {
 		t.Errorf("one host is down: %v", err)
 	}
 	if _, err := os.Stat(recordFile(local)); err != nil {
 		t.Errorf("the record is gone: %v", err)
 	}
-	l, err := listenOn(addr)
-	must(t, err)
-	s.servers[1].listen = l
-	defer l.Close()
-	go s.servers[1].serve()
+	must(t, s.servers[1].Start(addr))
 	must(t, other.Down(ctx, "x"))
 	must(t, other.Down(ctx, "x"))
 	if got := s.labs(); got != "[] []" {
@@ -271,7 +267,7 @@ func TestDownByRecord(t *testing.T) {
 func TestLeftNamesTheHostThatIsDown(t *testing.T) {
 	s := newSite(t, "", "")
 	must(t, os.MkdirAll(filepath.Join(s.prefix, "x"), 0o700))
-	s.servers[1].listen.Close()
+	s.servers[1].Stop()
 	left, err := s.driver().Left(limit(t))
 	if err == nil || !strings.Contains(err.Error(), "vm2") || strings.Contains(err.Error(), "vm1") || len(left) != 1 || left[0].ID != "x" {
 		t.Errorf("%+v, %v", left, err)
@@ -295,7 +291,7 @@ func TestCaps(t *testing.T) {
 		t.Errorf("clock: %q, in a container: %v", caps[lab.CapClock], err == nil)
 	}
 	s = newSite(t, power, power)
-	s.servers[0].listen.Close()
+	s.servers[0].Stop()
 	if caps := s.driver().Caps(ctx); caps[lab.CapPower] != "" {
 		t.Errorf("got %v", caps)
 	}

@@ -89,7 +89,7 @@ func dies(t *testing.T, pid int) {
 // kinds of servers: what is tested with them must hold on all.
 var kinds = map[string]func(*server){
 	"own session per command": func(*server) {},
-	"no session per command":  func(s *server) { s.noGroup = true },
+	"no session per command":  func(s *server) { s.NoGroup = true },
 }
 
 func TestRun(t *testing.T) {
@@ -333,7 +333,7 @@ func neverEnds(t *testing.T) io.Reader {
 }
 
 func TestSlotsAreKept(t *testing.T) {
-	h, _ := newHost(t, func(s *server) { s.slots = 10 })
+	h, _ := newHost(t, func(s *server) { s.Sessions = 10 })
 	t.Run("many at once", func(t *testing.T) {
 		err := Each(limit(t), hosts(h, 60), func(ctx context.Context, h *Host) error {
 			_, err := h.Run(ctx, lab.Cmd{Argv: []string{"sleep", "0.02"}})
@@ -344,7 +344,7 @@ func TestSlotsAreKept(t *testing.T) {
 		}
 	})
 	t.Run("a server that allows fewer", func(t *testing.T) {
-		h, _ := newHost(t, func(s *server) { s.slots = 2 })
+		h, _ := newHost(t, func(s *server) { s.Sessions = 2 })
 		err := Each(limit(t), hosts(h, 20), func(ctx context.Context, h *Host) error {
 			_, err := h.Run(ctx, lab.Cmd{Argv: []string{"sleep", "0.02"}})
 			return err
@@ -497,12 +497,12 @@ func TestPutCutInTheMiddle(t *testing.T) {
 	h, s := newHost(t)
 	ctx := limit(t)
 	must(t, h.Put(ctx, "file", 0o600, []byte("old")))
-	s.cutAt.Store(1 << 20)
+	s.CutAt.Store(1 << 20)
 	err := h.Put(ctx, "file", 0o600, bytes.Repeat([]byte("new"), 1<<20))
 	if !errors.Is(err, errLost) || !strings.Contains(err.Error(), "m1 (vm-a)") || !strings.Contains(err.Error(), "file") {
 		t.Errorf("got %v", err)
 	}
-	s.cutAt.Store(0)
+	s.CutAt.Store(0)
 	must(t, lab.Until(ctx, "the half to be gone", func(context.Context) error {
 		entries, err := os.ReadDir(h.Dir())
 		if len(entries) != 1 {
@@ -628,7 +628,7 @@ func TestDial(t *testing.T) {
 	if _, err := h.Dial(limit(t), silent.Addr().String()); err == nil || !strings.Contains(err.Error(), "refused") || !strings.Contains(err.Error(), "m1 (vm-a)") {
 		t.Errorf("nobody there: %v", err)
 	}
-	shut, _ := newHost(t, func(s *server) { s.noDial = true })
+	shut, _ := newHost(t, func(s *server) { s.NoDial = true })
 	if _, err := shut.Dial(limit(t), "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "AllowTcpForwarding") {
 		t.Errorf("forwarding is not allowed: %v", err)
 	}

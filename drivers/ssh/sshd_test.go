@@ -1,21 +1,13 @@
 package ssh
 
 import (
-	"bytes"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
-
+	"github.com/etcdrill/etcdrill/drivers/ssh/sshtest"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -37,55 +29,12 @@ func newSSHD(t testing.TB) Login {
 	if !slices.Contains(strings.Split(os.Getenv("ETCDRILL_MUST"), ","), Name) {
 		t.Skip("a real sshd: `make test-ssh`")
 	}
-	sshd, err := exec.LookPath("sshd")
+	d, err := sshtest.OpenSSH(t.TempDir())
 	if err != nil {
-		if sshd, err = exec.LookPath("/usr/sbin/sshd"); err != nil {
-			lacking(t, "sshd", "no sshd on this machine")
-		}
+		lacking(t, "sshd", err.Error())
 	}
-	me, err := user.Current()
-	must(t, err)
-	dir := t.TempDir()
-	hostFile, userFile, known := filepath.Join(dir, "host"), filepath.Join(dir, "user"), filepath.Join(dir, "known_hosts")
-	hostKey, _ := newKeyFile(t, hostFile, "")
-	userKey, _ := newKeyFile(t, userFile, "")
-	must(t, os.WriteFile(filepath.Join(dir, "authorized"), ssh.MarshalAuthorizedKey(userKey.PublicKey()), 0o600))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	must(t, os.WriteFile(known, []byte(knownhosts.Line([]string{l.Addr().String()}, hostKey.PublicKey())+"\n"), 0o600))
-	l.Close()
-	config := filepath.Join(dir, "config")
-	must(t, os.WriteFile(config, []byte(fmt.Sprintf(
-		"ListenAddress 127.0.0.1:%d\nHostKey %s\nAuthorizedKeysFile %s\nStrictModes no\nPermitRootLogin yes\nPidFile none\nUsePAM no\nSubsystem sftp internal-sftp\n"+
-			"SetEnv SHLVL=1\n", // so that bash leaves its start-up files alone
-		port, hostFile, filepath.Join(dir, "authorized"))), 0o600))
-	if os.Getuid() == 0 {
-		os.MkdirAll("/run/sshd", 0o755) // its package makes it when the service starts
-	}
-	var log bytes.Buffer
-	cmd := exec.Command(sshd, "-D", "-e", "-f", config)
-	cmd.Stderr = &log
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	addr := l.Addr().String()
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			cmd.Process.Kill()
-			cmd.Wait()
-			lacking(t, "sshd", "sshd does not start: "+log.String())
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return Login{Address: "127.0.0.1", Port: port, User: me.Username, Identity: []string{userFile}, Agent: "none", KnownHosts: []string{known}}
+	t.Cleanup(func() { d.Close() })
+	return Login{Address: "127.0.0.1", Port: d.Port, User: d.User, Identity: []string{d.Identity}, Agent: "none", KnownHosts: []string{d.KnownHosts}}
 }
 
 // TestOpenSSH: what holds with our own server holds with the usual one.
