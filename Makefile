@@ -7,7 +7,7 @@ PACKAGES ?= ./...
 LDFLAGS ?= -s -w
 export CGO_ENABLED ?= 0
 
-.PHONY: build test test-drills test-museum test-docker test-ssh test-vm bench lint verify generate clean
+.PHONY: build test test-drills test-museum test-docker test-ssh test-vm bench matrix lint verify generate clean
 
 build: ## the static binary, bin/etcdrill
 	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
@@ -43,9 +43,16 @@ test-ssh: build ## machines over ssh: containers with an sshd, of the image that
 test-vm: build ## virtual machines under QEMU
 	CGO_ENABLED=1 ETCDRILL_MUST=vm $(GO) test -timeout 30m ./fixtures/vm
 
-bench: build ## the benchmark table
-	$(GO) run ./cmd/bench
-	CGO_ENABLED=0 $(GO) test ./lab/judge -run '^$$' -bench .
+bench: build ## the benchmark tables; BENCH=docker,ssh chooses among local, docker and ssh
+	$(GO) run ./cmd/bench -only "$(BENCH)"
+	$(if $(BENCH),,CGO_ENABLED=0 $(GO) test ./lab/judge -run '^$$' -bench .)
+
+# As many machines as the largest drill has members and spares.
+matrix: build ## runs the drills on every driver there is, an hour or more, and prints the table; MATRIX="-readme README.md" writes it there
+	-fixtures/node/machines down $(MACHINES)
+	-fixtures/node/machines up $(MACHINES) 7
+	$(GO) run ./cmd/matrix -inventory $(MACHINES)/hosts.yaml $(MATRIX); \
+	code=$$?; fixtures/node/machines down $(MACHINES); exit $$code
 
 generate: ## what is made from the code: catalogue, schema, plans
 	$(GO) test ./cmd/etcdrill -run 'TestGenerated' -update

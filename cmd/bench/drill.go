@@ -15,13 +15,15 @@ import (
 	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
-// drill measures `etcdrill run leader-kill` as a whole command, and the part
-// of it that is not waiting for etcd: start, judging, rendering, taking down.
-func (b *bench) drill(ctx context.Context) error {
-	var whole, own, size []float64
+// drill measures `etcdrill run leader-kill` as a whole command on a driver, and
+// the part of it that is not waiting for etcd: start, judging, rendering. args
+// go to the command too.
+func (b *bench) drill(ctx context.Context, driver string, args ...string) error {
+	var whole, up, own, size []float64
 	for i := range max(3, b.n/2) {
-		out := filepath.Join(b.dir, fmt.Sprintf("drill-%d", i))
-		cmd := exec.CommandContext(ctx, b.binary, "run", "leader-kill", "--out", out, "-q")
+		out := filepath.Join(b.dir, fmt.Sprintf("drill-%s-%d", driver, i))
+		cmd := exec.CommandContext(ctx, b.binary, append([]string{"run", "leader-kill", "--driver", driver, "--out", out, "-q"}, args...)...)
+		cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // so that it takes its lab down
 		cmd.Env = append(os.Environ(), "ETCDRILL_HOME="+filepath.Join(b.dir, "home"))
 		start := time.Now()
 		text, err := cmd.CombinedOutput()
@@ -40,6 +42,8 @@ func (b *bench) drill(ctx context.Context) error {
 			switch {
 			case e.Kind == lab.EventPhase && e.Text == "up":
 				begin = e.T
+			case e.Kind == lab.EventUp:
+				up = append(up, e.Seconds)
 			case e.Kind == lab.EventPhase && e.Text == "down":
 				down = e.T
 			}
@@ -52,6 +56,7 @@ func (b *bench) drill(ctx context.Context) error {
 		size = append(size, float64(st.Size())/1e6)
 	}
 	row("etcdrill run leader-kill, whole command, all reports", whole, nil, "s")
+	row("  of it bringing the lab up", up, nil, "s")
 	row("  of it start, taking down, judging, rendering", own, nil, "s")
 	row("  report.html", size, nil, "MB")
 	return nil

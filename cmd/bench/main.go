@@ -1,15 +1,19 @@
-// Command bench prints the benchmark table of etcdrill: each figure beside its
-// floor, taken in turn in one run, as medians. `make bench` calls it.
+// Command bench prints the benchmark tables of etcdrill, one for each backend:
+// each figure beside its floor, taken in turn in one run, as medians. What this
+// machine has no backend for is left out, and said. `make bench` calls it.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers"
@@ -22,11 +26,12 @@ func main() {
 	if handled, code := tools.Main(os.Args); handled {
 		os.Exit(code)
 	}
-	n := flag.Int("n", 10, "how often each start and each crash is measured")
-	only := flag.String("only", "", "one of up, crash, drill, load")
+	n := flag.Int("n", 10, "how often each start, crash and fault is measured; what takes long is measured half as often")
+	only := flag.String("only", "", "which to measure, parted by commas: backends (local, docker, ssh) or measurements (up, crash, drill, fault, load, command, fan-out, upload) or both (docker/up); all when empty")
 	binary := flag.String("binary", "bin/etcdrill", "the etcdrill to measure as a whole command")
+	inventory := flag.String("inventory", os.Getenv("ETCDRILL_TEST_INVENTORY"), "file with at least three machines on which drills may run; without one, containers play them where there is an engine")
 	flag.Parse()
-	if err := run(*n, *only, *binary); err != nil {
+	if err := run(*n, *only, *binary, *inventory); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -34,14 +39,46 @@ func main() {
 
 // bench is what the measurements share.
 type bench struct {
-	n      int
-	dir    string // scratch
-	binary string // absolute
-	driver lab.Driver
-	kit    lab.Kit
+	n         int
+	dir       string // scratch
+	binary    string // absolute
+	inventory string // of machines, see machines
+	made      string // directory of machines that we made, empty when none
+	driver    lab.Driver
+	kit       lab.Kit
 }
 
-func run(n int, only, binary string) error {
+// measurements in their order. Those of one backend make one table.
+func (b *bench) measurements() []measurement {
+	return []measurement{
+		{"local", "up", b.up},
+		{"local", "crash", b.crash},
+		{"local", "drill", func(ctx context.Context) error { return b.drill(ctx, "local") }},
+		{"local", "fault", func(ctx context.Context) error { return b.fault(ctx, b.driver) }},
+		{"local", "load", b.load},
+		{"docker", "up", b.dockerUp},
+		{"docker", "drill", b.dockerDrill},
+		{"docker", "fault", b.dockerFault},
+		{"ssh", "command", b.command},
+		{"ssh", "fan-out", b.fanOut},
+		{"ssh", "upload", b.upload},
+		{"ssh", "drill", b.sshDrill},
+		{"ssh", "fault", b.sshFault},
+	}
+}
+
+type measurement struct {
+	backend, name string
+	measure       func(context.Context) error
+}
+
+// missing is the error of a measurement for which this machine lacks
+// something.
+type missing struct{ why error }
+
+func (m missing) Error() string { return m.why.Error() }
+
+func run(n int, only, binary, inventory string) error {
 	dir, err := os.MkdirTemp("", "etcdrill-bench-")
 	if err != nil {
 		return err
@@ -58,20 +95,56 @@ func run(n int, only, binary string) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{n: n, dir: dir, binary: abs, driver: drv, kit: verbs.Kit()}
-	fmt.Printf("%-66s %10s %10s %7s  %s\n", "what", "ours", "floor", "ratio", "spread, n")
-	for _, m := range []struct {
-		name    string
-		measure func(context.Context) error
-	}{{"up", b.up}, {"crash", b.crash}, {"drill", b.drill}, {"load", b.load}} {
-		if only != "" && only != m.name {
-			continue
+	b := &bench{n: n, dir: dir, binary: abs, inventory: inventory, driver: drv, kit: verbs.Kit()}
+	defer b.dismiss()
+	chosen, err := choose(b.measurements(), only)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	backend := ""
+	for _, m := range chosen {
+		if m.backend != backend {
+			if backend != "" {
+				fmt.Println()
+			}
+			backend = m.backend
+			fmt.Printf("%-66s %10s %10s %7s  %s\n", backend, "ours", "floor", "ratio", "spread, n")
 		}
-		if err := m.measure(context.Background()); err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
+		err := m.measure(ctx)
+		var lacks missing
+		if errors.As(err, &lacks) {
+			fmt.Printf("%s left out: %s\n", m.name, err)
+		} else if err != nil {
+			return fmt.Errorf("%s/%s: %w", m.backend, m.name, err)
 		}
 	}
 	return nil
+}
+
+// choose takes the measurements that a list of words names.
+func choose(all []measurement, words string) ([]measurement, error) {
+	if words == "" {
+		return all, nil
+	}
+	wanted := strings.Split(words, ",")
+	hits := map[string]bool{}
+	out := slices.DeleteFunc(slices.Clone(all), func(m measurement) bool {
+		found := false
+		for _, w := range wanted {
+			if w == m.backend || w == m.name || w == m.backend+"/"+m.name {
+				found, hits[w] = true, true
+			}
+		}
+		return !found
+	})
+	for _, w := range wanted {
+		if !hits[w] {
+			return nil, fmt.Errorf("-only: nothing is named %q: see -help", w)
+		}
+	}
+	return out, nil
 }
 
 // row prints a figure beside its floor; without a floor that is empty.

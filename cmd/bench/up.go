@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -25,22 +27,11 @@ func (b *bench) up(ctx context.Context) error {
 	var ours, floor []float64
 	for i := range b.n {
 		id := fmt.Sprintf("bench-up-%d", i)
-		spec := lab.Spec{}
-		lab.Defaults(&spec)
-		start := time.Now()
-		c, err := b.driver.Up(ctx, id, spec)
+		took, err := b.toFirstWrite(ctx, b.driver, id)
 		if err != nil {
 			return err
 		}
-		cli, err := etcd.Client(c)
-		if err != nil {
-			return err
-		}
-		if err := firstWrite(ctx, cli); err != nil {
-			return err
-		}
-		ours = append(ours, since(start))
-		cli.Close()
+		ours = append(ours, took)
 		if err := b.driver.Down(ctx, id); err != nil {
 			return err
 		}
@@ -52,6 +43,27 @@ func (b *bench) up(ctx context.Context) error {
 	}
 	row("lab up, three TLS members, to first accepted write (cold etcd)", ours, floor, "s")
 	return nil
+}
+
+// toFirstWrite brings up a lab of three, which is to be taken down, and returns
+// the seconds until it took a write.
+func (b *bench) toFirstWrite(ctx context.Context, d lab.Driver, id string) (seconds float64, err error) {
+	spec := lab.Spec{}
+	lab.Defaults(&spec)
+	start := time.Now()
+	c, err := d.Up(ctx, id, spec)
+	if err != nil {
+		return 0, err
+	}
+	cli, err := etcd.Client(c)
+	if err == nil {
+		defer cli.Close()
+		err = firstWrite(ctx, cli)
+	}
+	if err != nil {
+		return 0, errors.Join(err, d.Down(context.WithoutCancel(ctx), id))
+	}
+	return since(start), nil
 }
 
 // firstWrite tries until a write is acknowledged.
@@ -107,19 +119,13 @@ func (b *bench) cold(ctx context.Context, round int) (seconds float64, err error
 	}
 	start := time.Now()
 	for i := range 3 {
-		cmd := exec.Command(bin, "--name", fmt.Sprintf("m%d", i), "--data-dir", filepath.Join(dir, fmt.Sprint(i)),
-			"--listen-peer-urls", url(i), "--initial-advertise-peer-urls", url(i),
-			"--listen-client-urls", url(3+i), "--advertise-client-urls", url(3+i),
-			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new", "--log-level", "error",
-			"--client-cert-auth", "--trusted-ca-file", dir+"/ca.crt", "--cert-file", dir+"/m.crt", "--key-file", dir+"/m.key",
-			"--peer-client-cert-auth", "--peer-trusted-ca-file", dir+"/ca.crt", "--peer-cert-file", dir+"/m.crt", "--peer-key-file", dir+"/m.key")
+		cmd := exec.Command(bin, byHand(fmt.Sprintf("m%d", i), filepath.Join(dir, fmt.Sprint(i)), dir, url(i), url(3+i), initial)...)
 		if err := cmd.Start(); err != nil {
 			return 0, err
 		}
 		defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	}
-	cli, err := clientv3.New(clientv3.Config{Endpoints: clients, TLS: tlsConfig, Logger: zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: etcd.BackoffMin, Multiplier: 1.6, MaxDelay: etcd.BackoffMax}, MinConnectTimeout: time.Second})}})
+	cli, err := bareClient(clients, tlsConfig)
 	if err != nil {
 		return 0, err
 	}
@@ -128,6 +134,23 @@ func (b *bench) cold(ctx context.Context, round int) (seconds float64, err error
 		return 0, err
 	}
 	return since(start), nil
+}
+
+// byHand is how a manual starts an etcd with mutual TLS; ca.crt, m.crt and
+// m.key are in pki.
+func byHand(name, data, pki, peer, client string, initial []string) []string {
+	return []string{"--name", name, "--data-dir", data,
+		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+		"--listen-client-urls", client, "--advertise-client-urls", client,
+		"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new", "--log-level", "error",
+		"--client-cert-auth", "--trusted-ca-file", pki + "/ca.crt", "--cert-file", pki + "/m.crt", "--key-file", pki + "/m.key",
+		"--peer-client-cert-auth", "--peer-trusted-ca-file", pki + "/ca.crt", "--peer-cert-file", pki + "/m.crt", "--peer-key-file", pki + "/m.key"}
+}
+
+// bareClient is a client with the back-off of the lab's.
+func bareClient(endpoints []string, t *tls.Config) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: t, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: etcd.BackoffMin, Multiplier: 1.6, MaxDelay: etcd.BackoffMax}, MinConnectTimeout: time.Second})}})
 }
 
 // freePorts finds ports below those the kernel hands out for outgoing
