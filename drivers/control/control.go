@@ -35,7 +35,9 @@ const (
 	WordUninject = "/trace/clear"
 	WordHits     = "/trace/hits"
 	WordKeep     = "/keep"
-	WordAlive    = "/alive"       // the owner of the lab lives
+	WordAlive    = "/alive" // the owner of the lab lives; whether the dead man's switch fell before
+	WordArm      = "/dead-man/arm"
+	WordDisarm   = "/dead-man/disarm"
 	WordTrace    = "/trace/probe" // why processes cannot be traced
 )
 
@@ -48,6 +50,7 @@ type Ask struct {
 	To     string        `json:"to,omitempty"`
 	Rule   lab.Rule      `json:"rule,omitzero"`
 	Inject lab.Injection `json:"inject,omitzero"`
+	Undo   [][]string    `json:"undo,omitempty"`
 }
 
 // failure is an error on its way through the socket.

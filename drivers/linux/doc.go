@@ -8,6 +8,8 @@
 // The agent carries the host's side of the links (peers talk through its SOCKS
 // listener, clients through its front), attaches tracers, and is the dead man's
 // switch: when the process that made the lab has not been heard of for a while,
-// it undoes what was done to the host and stops the member. A host whose
-// control path is cut heals itself that way.
+// it undoes what was done to the host, stops the member, and runs what faults
+// have armed for that case, such as a clock to be set right. A host whose
+// control path is cut heals itself that way; who drills on it and lives after
+// all is told, since the drill says nothing then.
 package linux
