@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,6 +53,17 @@ func (a *app) doctor() *cobra.Command {
 			fmt.Fprintf(a.out, "disk      a synchronous 4 KiB write takes %s here; %d MiB free\n", sync.Round(10*time.Microsecond), free>>20)
 			if sync > 20*time.Millisecond {
 				fmt.Fprintln(a.out, "          that is slow: elections and latencies measured here say more about the disk than about etcd")
+			}
+			if d, ok := drv.(interface {
+				Warnings(context.Context) ([]string, error)
+			}); ok && names != nil {
+				warnings, err := d.Warnings(cmd.Context())
+				for _, w := range warnings {
+					fmt.Fprintf(a.out, "warning   %s\n", w)
+				}
+				if err != nil {
+					return err
+				}
 			}
 			left, err := drv.Left(cmd.Context())
 			if err != nil {

@@ -105,6 +105,20 @@ func (s *server) login(identity string) Login {
 	}
 }
 
+// becomes gives the server another host key, for the connections to come.
+func (s *server) becomes(key ssh.Signer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key = key
+}
+
+// setenv adds to the environment of the commands to come.
+func (s *server) setenv(e string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.env = append(s.env, e)
+}
+
 // cut breaks all connections without a word.
 func (s *server) cut() {
 	s.mu.Lock()
@@ -140,7 +154,9 @@ func (s *server) handle(tcp net.Conn) {
 		}
 		return nil, errors.New("who is that")
 	}}
+	s.mu.Lock()
 	config.AddHostKey(s.key)
+	s.mu.Unlock()
 	conn, channels, requests, err := ssh.NewServerConn(s.wrap(tcp), config)
 	if err != nil {
 		return
@@ -242,7 +258,9 @@ func (s *server) session(c ssh.NewChannel) {
 
 func (s *server) run(ch ssh.Channel, line string, gone <-chan struct{}) {
 	cmd := exec.Command("/bin/sh", "-c", line)
+	s.mu.Lock()
 	cmd.Env = append(os.Environ(), s.env...)
+	s.mu.Unlock()
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: !s.noGroup}
 	var ends [3][2]*os.File
