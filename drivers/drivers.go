@@ -24,8 +24,8 @@ type Options struct {
 	// lets it meet hosts it does not know yet.
 	Inventory string
 	AcceptNew bool
-	// Say is told about what takes long, such as a first build of an image; may
-	// be nil.
+	// Say is told about what takes long, such as a first build of an image, and
+	// what makes a lab worth less; may be nil.
 	Say func(what string)
 }
 
@@ -38,7 +38,7 @@ var table = map[string]func(Options) lab.Driver{
 		return local.New(local.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill})
 	},
 	ssh.Name: func(o Options) lab.Driver {
-		return ssh.New(ssh.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill, Inventory: o.Inventory, AcceptNew: o.AcceptNew})
+		return ssh.New(ssh.Options{Root: o.Root, Binary: o.Binary, Drill: o.Drill, Inventory: o.Inventory, AcceptNew: o.AcceptNew, Say: o.Say})
 	},
 }
 

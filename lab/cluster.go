@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
@@ -50,8 +51,15 @@ type Cluster struct {
 	LinksBy string
 	// Forbids tells whether a fault must not befall a member's host; nil: all may.
 	Forbids func(member, fault string) bool
-	Caps    Caps
-	Dir     string // directory of the lab on this machine: ledger and, for the user, keys
+	// DeadMan is nil where labs end with their owner, so that nothing is left to
+	// undo.
+	DeadMan DeadMan
+	// Halts each wait for something that makes the lab useless to who drills on
+	// it: a host that shows another key than before, an engine that went away, a
+	// dead man's switch that fell. They return why, or nil when ctx ends.
+	Halts []func(ctx context.Context) error
+	Caps  Caps
+	Dir   string // directory of the lab on this machine: ledger and, for the user, keys
 }
 
 // Member is a place for an etcd member on a host: its process, addresses and

@@ -219,6 +219,19 @@ type Power interface {
 	On(ctx context.Context, host string) error
 }
 
+// DeadMan is what hosts do by themselves when the lab's owner is not heard of
+// any more: they end the member, paused or not, clear rules and injections, and
+// run what was armed. It is for faults that outlive a member's process.
+type DeadMan interface {
+	// Arm books commands that undo what owner is about to do to a host, instead
+	// of what it booked there before. They run as root on the host, in order, the
+	// last owner's first, and must do no harm when there is nothing to undo or
+	// when the host has booted since.
+	Arm(ctx context.Context, owner, host string, undo ...[]string) error
+	// Disarm forgets what owner has booked on a host; nil when that is nothing.
+	Disarm(ctx context.Context, owner, host string) error
+}
+
 // Injection describes what happens to which system calls.
 type Injection struct {
 	Calls []string      // names such as "write" or "fdatasync"

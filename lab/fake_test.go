@@ -30,6 +30,7 @@ type world struct {
 	stays  []string // what Down does not get rid of
 
 	forbids func(member, fault string) bool
+	halts   []func(context.Context) error
 }
 
 func newWorld(t *testing.T) *world {
@@ -62,7 +63,7 @@ func (w *world) Up(_ context.Context, id string, s lab.Spec) (*lab.Cluster, erro
 	}
 	w.tell("up %d", s.Members)
 	w.labs[id] = true
-	c := &lab.Cluster{ID: id, Driver: "world", Spec: s, Dir: w.dir, Forbids: w.forbids}
+	c := &lab.Cluster{ID: id, Driver: "world", Spec: s, Dir: w.dir, Forbids: w.forbids, Halts: w.halts}
 	for i := range s.Members + s.Spares {
 		h := host{name: fmt.Sprintf("m%d", i+1), dir: w.dir}
 		c.Hosts = append(c.Hosts, h)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -79,7 +80,7 @@ func (e *ExitError) Error() string {
 		end = "killed by " + e.Signal
 	}
 	s := fmt.Sprintf("%s: %s: %s", e.Host, Quote(e.Argv), end)
-	if l := lastLine(e.Output); l != "" {
+	if l := e.Output.LastLine(); l != "" {
 		s += ": " + l
 	}
 	return s
@@ -90,7 +91,25 @@ func (e *ExitError) Text() string {
 	return strings.TrimSpace(string(e.Output.Stderr) + "\n" + string(e.Output.Stdout))
 }
 
-func lastLine(o Output) string {
+// Clock tells how far a host's clock is ahead of the one here, and by how much
+// that may be wrong at the most: half of the time that the question took.
+func Clock(ctx context.Context, h Host) (ahead, give time.Duration, err error) {
+	start := time.Now()
+	out, err := h.Run(ctx, Cmd{Dir: "/", Argv: []string{"date", "+%s.%N"}})
+	if err != nil {
+		return 0, 0, err
+	}
+	give = time.Since(start) / 2
+	s, err := strconv.ParseFloat(strings.TrimSpace(string(out.Stdout)), 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s: date: %w", h.Name(), err)
+	}
+	return time.Duration((s - float64(start.Add(give).UnixNano())/1e9) * 1e9), give, nil
+}
+
+// LastLine is the last line that was printed, of standard error when there is
+// any; empty when nothing was.
+func (o Output) LastLine() string {
 	for _, b := range [][]byte{o.Stderr, o.Stdout} {
 		if s := strings.TrimSpace(string(b)); s != "" {
 			return s[strings.LastIndexByte(s, '\n')+1:]

@@ -31,7 +31,13 @@ const (
 	EventLoad    = "load"    // load: Rate (ops/s), every second; Text for what happened to it
 	EventNote    = "note"    // Text
 	EventLeft    = "left"    // Text: something was left behind
-	EventEnd     = "end"     // the run ended: Verdict (of the steps alone), Error
+	EventEnd     = "end"     // the run ended: Verdict (of the steps alone), Error, Text: EndInterrupted, EndHalted or empty
+)
+
+// Why a run may end before its drill does.
+const (
+	EndInterrupted = "interrupted" // by whoever started it
+	EndHalted      = "halted"      // by the lab, which is of no more use: see Cluster.Halts
 )
 
 // Event is one line of events.ndjson. Which fields are set depends on Kind.

@@ -8,9 +8,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 )
 
 // Problem is one thing wrong with a drill file.
@@ -48,126 +46,41 @@ func (p Problems) Error() string {
 // default (${var:NAME:-default}) is a problem. The error is a Problems with
 // everything found, or nil.
 func Parse(file string, src []byte, verbs Verbs, vars map[string]string) (*Drill, error) {
-	p := &parse{file: file, lines: strings.Split(string(src), "\n"), verbs: verbs, vars: vars, names: map[string]int{}}
+	p := &parse{Reader: NewReader(file, src), verbs: verbs, vars: vars, names: map[string]int{}}
 	d := &Drill{File: file}
 	Defaults(d)
-	if root := p.root(src); root != nil {
-		if _, ok := p.pairs(root, "a drill"); ok {
+	if root := p.Root("drill"); root != nil {
+		if _, ok := p.Pairs(root, "a drill: expected keys with values"); ok {
 			p.fill(d, root, nil)
 			p.finish(d, root)
 		}
 	}
-	if len(p.problems) == 0 {
-		return d, nil
+	if err := p.Err(); err != nil {
+		return nil, err
 	}
-	sort.SliceStable(p.problems, func(i, j int) bool { return p.problems[i].Line < p.problems[j].Line })
-	return nil, p.problems
+	return d, nil
 }
 
 type parse struct {
-	file     string
-	lines    []string
-	verbs    Verbs
-	vars     map[string]string
-	problems Problems
-	names    map[string]int // faults that are or were in place, with the line of their break
-	depth    int            // inside repeat or parallel
-}
-
-func (p *parse) bad(n ast.Node, format string, args ...any) {
-	line, col := 1, 1
-	if n != nil {
-		if m, ok := n.(*ast.MappingNode); ok && len(m.Values) > 0 {
-			n = m.Values[0].Key
-		}
-		if t := n.GetToken(); t != nil && t.Position != nil {
-			line, col = t.Position.Line, t.Position.Column
-		}
-	}
-	p.at(line, col, fmt.Sprintf(format, args...))
-}
-
-func (p *parse) at(line, col int, what string) {
-	src := ""
-	if line >= 1 && line <= len(p.lines) {
-		src = strings.ReplaceAll(p.lines[line-1], "\t", " ")
-	}
-	p.problems = append(p.problems, Problem{p.file, line, col, what, src})
-}
-
-// root parses the text into the mapping that is the drill.
-func (p *parse) root(src []byte) (root ast.Node) {
-	defer func() { // the YAML parser has panicked on hostile input before
-		if r := recover(); r != nil {
-			p.at(1, 1, fmt.Sprintf("no valid YAML: %v", r))
-			root = nil
-		}
-	}()
-	f, err := parser.ParseBytes(src, 0)
-	if err != nil {
-		line, col, msg := 1, 1, err.Error()
-		if e, ok := err.(yaml.Error); ok {
-			msg = e.GetMessage()
-			if t := e.GetToken(); t != nil && t.Position != nil {
-				line, col = t.Position.Line, t.Position.Column
-			}
-		}
-		p.at(line, col, "no valid YAML: "+msg)
-		return nil
-	}
-	var docs []ast.Node
-	for _, d := range f.Docs {
-		if d.Body != nil && d.Body.Type() != ast.CommentType {
-			docs = append(docs, d.Body)
-		}
-	}
-	if len(docs) != 1 {
-		p.at(1, 1, fmt.Sprintf("expected one drill, found %d documents", len(docs)))
-		return nil
-	}
-	return docs[0]
-}
-
-// pairs returns the entries of a mapping; not ok, with a problem, when n is
-// none.
-func (p *parse) pairs(n ast.Node, what string) (entries []*ast.MappingValueNode, ok bool) {
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		return n.Values, true
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{n}, true
-	}
-	p.bad(n, "%s: expected keys with values", what)
-	return nil, false
-}
-
-func (p *parse) items(n ast.Node, what string) (items []ast.Node, ok bool) {
-	if s, ok := n.(*ast.SequenceNode); ok {
-		return s.Values, true
-	}
-	p.bad(n, "%s: expected a list", what)
-	return nil, false
-}
-
-func keyOf(v *ast.MappingValueNode) string {
-	if t := v.Key.GetToken(); t != nil {
-		return t.Value
-	}
-	return v.Key.String()
+	*Reader
+	verbs Verbs
+	vars  map[string]string
+	names map[string]int // faults that are or were in place, with the line of their break
+	depth int            // inside repeat or parallel
 }
 
 // fill sets v's fields from a mapping. Keys in skip are somebody else's.
 func (p *parse) fill(v any, n ast.Node, skip map[string]string) {
 	fields := Fields(v)
 	given := map[string]bool{}
-	entries, ok := p.pairs(n, "here")
+	entries, ok := p.Pairs(n, "here: expected keys with values")
 	if !ok {
 		return
 	}
 	for _, kv := range entries {
-		key := keyOf(kv)
+		key := KeyOf(kv)
 		if given[key] {
-			p.bad(kv.Key, "%q is given twice", key)
+			p.Bad(kv.Key, "%q is given twice", key)
 		}
 		given[key] = true
 		if _, ok := skip[key]; ok {
@@ -183,19 +96,19 @@ func (p *parse) fill(v any, n ast.Node, skip map[string]string) {
 				keys = append(keys, k)
 			}
 			sort.Strings(keys)
-			p.bad(kv.Key, "unknown word %q%s: expected one of %s", key, Meant(key, keys), strings.Join(keys, ", "))
+			p.Bad(kv.Key, "unknown word %q%s: expected one of %s", key, Meant(key, keys), strings.Join(keys, ", "))
 			continue
 		}
 		p.set(fields[i].value, kv.Value, key)
 	}
 	for _, f := range fields {
 		if f.Need && !given[f.Key] {
-			p.bad(n, "%q is missing: %s", f.Key, f.Doc)
+			p.Bad(n, "%q is missing: %s", f.Key, f.Doc)
 		}
 	}
 	if c, ok := v.(interface{ Valid() error }); ok {
 		if err := c.Valid(); err != nil {
-			p.bad(n, "%s", err)
+			p.Bad(n, "%s", err)
 		}
 	}
 }
@@ -232,7 +145,7 @@ func (p *parse) set(v reflect.Value, n ast.Node, key string) {
 			return
 		}
 	case reflect.Slice:
-		items, _ := p.items(n, key)
+		items, _ := p.Items(n, key+": expected a list")
 		s := reflect.MakeSlice(v.Type(), len(items), len(items))
 		for i, item := range items {
 			p.set(s.Index(i), item, key)
@@ -241,10 +154,13 @@ func (p *parse) set(v reflect.Value, n ast.Node, key string) {
 		return
 	case reflect.Map:
 		m := reflect.MakeMap(v.Type())
-		entries, _ := p.pairs(n, key)
+		entries, _ := p.Pairs(n, key+": expected keys with values")
 		for _, kv := range entries {
+			if m.MapIndex(reflect.ValueOf(KeyOf(kv))).IsValid() {
+				p.Bad(kv.Key, "%q is given twice", KeyOf(kv))
+			}
 			if text, ok := p.text(kv.Value); ok {
-				m.SetMapIndex(reflect.ValueOf(keyOf(kv)), reflect.ValueOf(text))
+				m.SetMapIndex(reflect.ValueOf(KeyOf(kv)), reflect.ValueOf(text))
 			}
 		}
 		v.Set(m)
@@ -252,7 +168,7 @@ func (p *parse) set(v reflect.Value, n ast.Node, key string) {
 	}
 	if text, ok := p.text(n); ok {
 		if err := setText(v, text); err != nil {
-			p.bad(n, "%s: %s", key, err)
+			p.Bad(n, "%s: %s", key, err)
 		}
 	}
 }
@@ -261,26 +177,14 @@ var variable = regexp.MustCompile(`\$\{var:([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\
 
 // text returns a scalar with its variables filled in.
 func (p *parse) text(n ast.Node) (string, bool) {
-	var text string
-	switch n := n.(type) {
-	case *ast.LiteralNode:
-		text = n.Value.Value
-	case *ast.StringNode:
-		text = n.Value
-	case *ast.NullNode, *ast.MappingNode, *ast.MappingValueNode, *ast.SequenceNode, *ast.AliasNode, *ast.AnchorNode, *ast.TagNode:
-		p.bad(n, "expected a single value")
-		return "", false
-	default:
-		text = n.GetToken().Value
-	}
-	ok := true
+	text, ok := p.Scalar(n)
 	text = variable.ReplaceAllStringFunc(text, func(m string) string {
 		g := variable.FindStringSubmatch(m)
 		if v, set := p.vars[g[1]]; set {
 			return v
 		}
 		if g[2] == "" {
-			p.bad(n, "variable %s is not set: give --set %s=VALUE, or a default with ${var:%s:-VALUE}", g[1], g[1], g[1])
+			p.Bad(n, "variable %s is not set: give --set %s=VALUE, or a default with ${var:%s:-VALUE}", g[1], g[1], g[1])
 			ok = false
 		}
 		return g[3]
@@ -291,9 +195,9 @@ func (p *parse) text(n ast.Node) (string, bool) {
 var words = []string{"do", "break", "check", "heal", "repeat", "parallel"}
 
 func (p *parse) steps(n ast.Node) []Step {
-	items, ok := p.items(n, "steps")
+	items, ok := p.Items(n, "steps: expected a list")
 	if ok && len(items) == 0 {
-		p.bad(n, "steps: expected at least one")
+		p.Bad(n, "steps: expected at least one")
 	}
 	var out []Step
 	for _, i := range items {
@@ -309,15 +213,15 @@ func (p *parse) step(n ast.Node) Step {
 	if t := n.GetToken(); t != nil && t.Position != nil {
 		s.Line = t.Position.Line
 	}
-	pairs, ok := p.pairs(n, "step")
+	pairs, ok := p.Pairs(n, "step: expected keys with values")
 	if !ok {
 		return s
 	}
 	var word *ast.MappingValueNode
 	for _, kv := range pairs {
-		if slices.Contains(words, keyOf(kv)) {
+		if slices.Contains(words, KeyOf(kv)) {
 			if word != nil {
-				p.bad(kv.Key, "a step has one word, this one has %s and %s: make two steps", keyOf(word), keyOf(kv))
+				p.Bad(kv.Key, "a step has one word, this one has %s and %s: make two steps", KeyOf(word), KeyOf(kv))
 				return s
 			}
 			word = kv
@@ -326,12 +230,12 @@ func (p *parse) step(n ast.Node) Step {
 	if word == nil {
 		first := ""
 		if len(pairs) > 0 {
-			first = keyOf(pairs[0])
+			first = KeyOf(pairs[0])
 		}
-		p.bad(n, "a step needs one of %s%s", strings.Join(words, ", "), Meant(first, words))
+		p.Bad(n, "a step needs one of %s%s", strings.Join(words, ", "), Meant(first, words))
 		return s
 	}
-	s.Word, s.Line = keyOf(word), word.Key.GetToken().Position.Line
+	s.Word, s.Line = KeyOf(word), word.Key.GetToken().Position.Line
 	common := map[string]string{s.Word: ""}
 	allow := map[string][]string{
 		"do": {"within", "for", "refused"}, "break": {"as", "for", "within"}, "check": {"within", "for"},
@@ -341,7 +245,7 @@ func (p *parse) step(n ast.Node) Step {
 		common[k] = StepKeys[k]
 	}
 	for _, kv := range pairs {
-		k := keyOf(kv)
+		k := KeyOf(kv)
 		if _, ok := common[k]; !ok || k == s.Word {
 			continue
 		}
@@ -374,16 +278,16 @@ func (p *parse) step(n ast.Node) Step {
 		p.fill(&struct{}{}, n, common)
 		s.Verb, _ = p.text(word.Value)
 		if _, ok := p.names[s.Verb]; !ok {
-			p.bad(word.Value, "heal %q: nothing before it breaks under that name%s", s.Verb, Meant(s.Verb, sortedKeys(p.names)))
+			p.Bad(word.Value, "heal %q: nothing before it breaks under that name%s", s.Verb, Meant(s.Verb, sortedKeys(p.names)))
 		}
 	case "repeat":
 		p.fill(&struct{}{}, n, common)
 		p.set(reflect.ValueOf(&s.Times).Elem(), word.Value, "repeat")
 		if s.Times < 1 || s.Times > 10000 {
-			p.bad(word.Value, "repeat: expected how many times, 1 to 10000")
+			p.Bad(word.Value, "repeat: expected how many times, 1 to 10000")
 		}
 		if len(s.Steps) == 0 {
-			p.bad(word.Key, "repeat: `steps` is missing: what is to be repeated")
+			p.Bad(word.Key, "repeat: `steps` is missing: what is to be repeated")
 		}
 	case "parallel":
 		p.fill(&struct{}{}, n, common)
@@ -402,7 +306,7 @@ func (p *parse) book(s *Step, word *ast.MappingValueNode) {
 			s.As = fmt.Sprintf("%s-%d", s.Verb, i)
 		}
 	} else if line := p.names[s.As]; line != 0 {
-		p.bad(word.Key, "as: %q is the name of the fault of line %d already", s.As, line)
+		p.Bad(word.Key, "as: %q is the name of the fault of line %d already", s.As, line)
 	}
 	p.names[s.As] = s.Line
 }
@@ -416,7 +320,7 @@ func args[V any](p *parse, word *ast.MappingValueNode, n ast.Node, table map[str
 	*name = text
 	make, ok := table[text]
 	if !ok {
-		p.bad(word.Value, "%s: unknown verb %q%s: expected one of %s", keyOf(word), text, Meant(text, sortedKeys(table)), strings.Join(sortedKeys(table), ", "))
+		p.Bad(word.Value, "%s: unknown verb %q%s: expected one of %s", KeyOf(word), text, Meant(text, sortedKeys(table)), strings.Join(sortedKeys(table), ", "))
 		return nil
 	}
 	v := make()
@@ -436,22 +340,22 @@ var drillName = regexp.MustCompile(`^[a-z0-9]+([-.][a-z0-9]+)*$`)
 // finish checks what no single key can know.
 func (p *parse) finish(d *Drill, root ast.Node) {
 	node := func(key string) ast.Node {
-		entries, _ := p.pairs(root, "drill")
+		entries, _ := p.Pairs(root, "drill: expected keys with values")
 		for _, kv := range entries {
-			if keyOf(kv) == key {
+			if KeyOf(kv) == key {
 				return kv.Value
 			}
 		}
 		return root
 	}
 	if d.APIVersion != "" && d.APIVersion != APIVersion {
-		p.bad(node("apiVersion"), "apiVersion: %q: expected %s", d.APIVersion, APIVersion)
+		p.Bad(node("apiVersion"), "apiVersion: %q: expected %s", d.APIVersion, APIVersion)
 	}
 	if d.Kind != "" && d.Kind != Kind {
-		p.bad(node("kind"), "kind: %q: expected %s", d.Kind, Kind)
+		p.Bad(node("kind"), "kind: %q: expected %s", d.Kind, Kind)
 	}
 	if d.Name != "" && !drillName.MatchString(d.Name) {
-		p.bad(node("name"), "name: %q: expected lower case words and numbers with dashes", d.Name)
+		p.Bad(node("name"), "name: %q: expected lower case words and numbers with dashes", d.Name)
 	}
 	known := map[string]bool{}
 	for i := range d.Cluster.Members + d.Cluster.Spares {
@@ -459,7 +363,7 @@ func (p *parse) finish(d *Drill, root ast.Node) {
 	}
 	for name := range d.Cluster.EtcdOf {
 		if !known[name] {
-			p.bad(node("cluster"), "etcd-of: there is no host %q: the lab has %s", name, strings.Join(sortedKeys(known), ", "))
+			p.Bad(node("cluster"), "etcd-of: there is no host %q: the lab has %s", name, strings.Join(sortedKeys(known), ", "))
 		}
 	}
 	for s := range d.Each {
@@ -470,7 +374,7 @@ func (p *parse) finish(d *Drill, root ast.Node) {
 			p.target(t, s.Line, known)
 		}
 		if n, ok := s.Args.(interface{ Needs() []Cap }); ok && slices.Contains(n.Needs(), CapDNS) && !d.Cluster.ByDNS() {
-			p.at(s.Line, 3, fmt.Sprintf("%s %s: this lab has no DNS: set `discovery: dns` in `cluster`", s.Word, s.Verb))
+			p.At(s.Line, 3, fmt.Sprintf("%s %s: this lab has no DNS: set `discovery: dns` in `cluster`", s.Word, s.Verb))
 		}
 	}
 	if d.Load != nil {
@@ -487,23 +391,23 @@ func (p *parse) finish(d *Drill, root ast.Node) {
 			continue // said already
 		}
 		if _, ok := p.names[e.Arg]; ExpectTerms[e.Term].Arg == "fault" && !ok {
-			p.bad(n, "%s: no step breaks under the name %q%s", e.Text, e.Arg, Meant(e.Arg, sortedKeys(p.names)))
+			p.Bad(n, "%s: no step breaks under the name %q%s", e.Text, e.Arg, Meant(e.Arg, sortedKeys(p.names)))
 		}
 		if d.Load == nil {
-			p.bad(n, "%s: needs a `load`: promises about the whole run are judged by what clients saw", e.Text)
+			p.Bad(n, "%s: needs a `load`: promises about the whole run are judged by what clients saw", e.Text)
 		}
 	}
 }
 
 func (p *parse) bad2(n ast.Node, err error) {
 	if err != nil {
-		p.bad(n, "%s", err)
+		p.Bad(n, "%s", err)
 	}
 }
 
 func (p *parse) target(t *Target, line int, known map[string]bool) {
 	if err := p.whom(t.Role, known); err != nil {
-		p.at(line, 3, err.Error())
+		p.At(line, 3, err.Error())
 	}
 }
 

@@ -78,8 +78,11 @@ func Run(ctx context.Context, d *Drill, drv Driver, kit Kit, o Options) (*Report
 	if err != nil {
 		end.Error = err.Error()
 	}
-	if ctx.Err() != nil {
-		end.Text = "interrupted"
+	switch {
+	case ctx.Err() != nil:
+		end.Text = EndInterrupted
+	case r.halted:
+		end.Text = EndHalted
 	}
 	journal.Add(end)
 	if err := errors.Join(history.Close(), journal.Close()); err != nil {
@@ -99,6 +102,7 @@ type run struct {
 	dir     string
 	journal *Journal
 	history *History
+	halted  bool // by the lab, see Cluster.Halts
 }
 
 func (r *run) phase(name string) { r.journal.Add(Event{Kind: EventPhase, Text: name}) }
@@ -122,11 +126,26 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 		r.down(lasting, Error)
 		return Error, fmt.Errorf("could not bring the lab up: %w", err)
 	}
+	asked := ctx
+	ctx, halt := context.WithCancelCause(asked)
+	var cleanup error
 	defer func() {
+		if r.halted = ctx.Err() != nil && asked.Err() == nil; r.halted {
+			// What that did to the steps is no finding.
+			verdict, err = Error, errors.Join(fmt.Errorf("the drill was stopped: %w", context.Cause(ctx)), cleanup)
+		}
+		halt(nil)
 		r.collect(lasting, c)
 		r.down(lasting, verdict)
 	}()
 	r.journal.Add(Event{Kind: EventUp, Text: c.LinksBy, Statuses: r.kit.Look(ctx, c), Seconds: time.Since(start).Seconds()})
+	for _, wait := range c.Halts {
+		go func() {
+			if why := wait(ctx); why != nil {
+				halt(why)
+			}
+		}()
+	}
 	watching, stopWatching := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() { defer close(watched); r.kit.Watch(watching, c, r.journal) }()
@@ -176,8 +195,8 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 	if ctx.Err() != nil && err == nil {
 		err = ctx.Err()
 	}
-	verdict = Worst(VerdictOf(err), VerdictOf(hide(healed)), VerdictOf(hide(quiet)))
-	return verdict, errors.Join(err, healed, quiet)
+	cleanup = errors.Join(healed, quiet)
+	return Worst(VerdictOf(err), VerdictOf(hide(cleanup))), errors.Join(err, cleanup)
 }
 
 // hide keeps a Failure inside clean-up from being a finding of the drill.

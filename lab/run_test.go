@@ -196,6 +196,45 @@ func TestInterruptHealsAndTakesDown(t *testing.T) {
 	})
 }
 
+// A lab that is of no more use ends its drill at once: what is broken is healed,
+// the lab goes down, and what the steps found meanwhile is no finding.
+func TestHalt(t *testing.T) {
+	for name, steps := range map[string]string{
+		"a step that waits": "- break: hurt\n- check: look\n  fail: hang\n",
+		"a step that fails": "- break: hurt\n- check: look\n  after: 1000000\n  within: 1h\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				hurt := func(ctx context.Context) error {
+					return lab.Until(ctx, "m1 to be hurt", func(context.Context) error {
+						if !w.is("m1") {
+							return errors.New("not yet")
+						}
+						return nil
+					})
+				}
+				w.halts = []func(context.Context) error{
+					func(ctx context.Context) error { <-ctx.Done(); return nil },
+					func(ctx context.Context) error {
+						if hurt(ctx) != nil {
+							return nil
+						}
+						return errors.New("m2 is somebody else")
+					},
+				}
+				r := w.run(t.Context(), steps, lab.KeepNever)
+				if r.Verdict != lab.Error || r.Interrupted || !strings.Contains(r.Reason, "stopped: m2 is somebody else") {
+					t.Errorf("got %s, interrupted %v: %s", r.Verdict, r.Interrupted, r.Reason)
+				}
+				if want := []string{"up 3", "final 3", "inject m1", "heal m1", "down"}; !slices.Equal(w.told, want) {
+					t.Errorf("happened %q, want %q", w.told, want)
+				}
+			})
+		})
+	}
+}
+
 func TestKeep(t *testing.T) {
 	for _, c := range []struct {
 		keep  lab.Keep

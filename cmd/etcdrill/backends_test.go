@@ -17,9 +17,10 @@ import (
 // backend is a driver other than local, as CI names it in ETCDRILL_MUST, with
 // the program that users run: hosts cannot run that of the tests.
 type backend struct {
-	driver string
-	dir    string
-	binary string
+	driver    string
+	dir       string
+	binary    string
+	inventory string
 }
 
 // backends runs a test on every driver that ETCDRILL_MUST names, beside local.
@@ -31,11 +32,11 @@ func backends(t *testing.T, test func(t *testing.T, b *backend)) {
 		}
 		ran = true
 		t.Run(driver, func(t *testing.T) {
-			b := &backend{driver: driver, dir: t.TempDir(), binary: os.Getenv("ETCDRILL_BINARY")}
+			b := &backend{driver: driver, dir: t.TempDir(), binary: os.Getenv("ETCDRILL_BINARY"), inventory: os.Getenv("ETCDRILL_TEST_INVENTORY")}
 			if b.binary == "" {
 				t.Fatal("ETCDRILL_BINARY: expected the program that `make build` makes")
 			}
-			if driver == "ssh" && os.Getenv("ETCDRILL_TEST_INVENTORY") == "" {
+			if driver == "ssh" && b.inventory == "" {
 				t.Fatal("ETCDRILL_TEST_INVENTORY: expected an inventory of machines on which this may do what it likes")
 			}
 			test(t, b)
@@ -49,7 +50,7 @@ func backends(t *testing.T, test func(t *testing.T, b *backend)) {
 func (b *backend) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(b.binary, args...)
 	cmd.Dir = b.dir
-	cmd.Env = append(os.Environ(), "ETCDRILL_HOME="+filepath.Join(b.dir, "home"), "ETCDRILL_DRIVER="+b.driver, "ETCDRILL_INVENTORY="+os.Getenv("ETCDRILL_TEST_INVENTORY"))
+	cmd.Env = append(os.Environ(), "ETCDRILL_HOME="+filepath.Join(b.dir, "home"), "ETCDRILL_DRIVER="+b.driver, "ETCDRILL_INVENTORY="+b.inventory)
 	return cmd
 }
 

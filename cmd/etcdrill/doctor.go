@@ -65,6 +65,17 @@ ETCDRILL_LINKS=iptables leaves nft and tc alone.`,
 			if sync > 20*time.Millisecond {
 				fmt.Fprintln(a.out, "          that is slow: elections and latencies measured here say more about the disk than about etcd")
 			}
+			if d, ok := drv.(interface {
+				Warnings(context.Context) ([]string, error)
+			}); ok && names != nil {
+				warnings, err := d.Warnings(cmd.Context())
+				for _, w := range warnings {
+					fmt.Fprintf(a.out, "warning   %s\n", w)
+				}
+				if err != nil {
+					return err
+				}
+			}
 			left, err := drv.Left(cmd.Context())
 			if err != nil {
 				return err

@@ -39,7 +39,9 @@ const (
 	WordZone      = "/zone"
 	WordLookup    = "/zone/lookup"
 	WordKeep      = "/keep"
-	WordAlive     = "/alive"       // the owner of the lab lives
+	WordAlive     = "/alive" // the owner of the lab lives; whether the dead man's switch fell before
+	WordArm       = "/dead-man/arm"
+	WordDisarm    = "/dead-man/disarm"
 	WordTrace     = "/trace/probe" // why processes cannot be traced
 )
 
@@ -52,6 +54,7 @@ type Ask struct {
 	To     string         `json:"to,omitempty"`
 	Rule   lab.Rule       `json:"rule,omitzero"`
 	Inject lab.Injection  `json:"inject,omitzero"`
+	Undo   [][]string     `json:"undo,omitempty"`
 	Kind   string         `json:"kind,omitempty"`
 	Name   string         `json:"name,omitempty"`
 	Zone   lab.ZoneChange `json:"zone,omitzero"`

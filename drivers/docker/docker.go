@@ -133,6 +133,23 @@ func (d *Driver) present(ctx context.Context) error {
 	return nil
 }
 
+// away waits for the engine to go away, which takes its containers with it or
+// leaves them to nobody; see lab.Cluster.Halts. One that was restarted did too:
+// its stream of events ends with it.
+func (d *Driver) away(ctx context.Context, id string) error {
+	stream := d.engine.Events(ctx, client.EventsListOptions{Filters: make(client.Filters).Add("label", labelLab+"="+id)})
+	for {
+		select {
+		case <-stream.Messages:
+		case err := <-stream.Err:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("the container engine at %s went away or was restarted (%w): look at its log, and let etcdrill gc remove what is left", d.engine.DaemonHost(), err)
+		}
+	}
+}
+
 // dir is a lab's directory on this machine.
 func (d *Driver) dir(id string) (string, error) {
 	if d.err != nil {
@@ -286,7 +303,7 @@ func (d *Driver) up(ctx context.Context, r record, dir string, spec lab.Spec) (*
 	}
 	c, release, err := linux.Up(ctx, linux.Options{
 		ID: r.ID, Driver: Name, Drill: r.Drill, Dir: dir, Spec: spec,
-		Binary: binary, Tunnel: !direct, Caps: d.abilities(),
+		Binary: binary, Tunnel: !direct, Caps: d.abilities(), Say: d.options.Say,
 	}, hosts)
 	if err != nil {
 		return nil, err
@@ -294,6 +311,7 @@ func (d *Driver) up(ctx context.Context, r record, dir string, spec lab.Spec) (*
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.owned[r.ID] = release
+	c.Halts = append(c.Halts, func(ctx context.Context) error { return d.away(ctx, r.ID) })
 	return withPower(c), nil
 }
 

@@ -190,6 +190,9 @@ func (h *Host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
+		if said := out.LastLine(); said != "" {
+			err = fmt.Errorf("%w; the last it said: %s", err, said)
+		}
 		return out, fmt.Errorf("%s: %s: %w", h.name, c, err)
 	}
 	about, err := head(command{Argv: c.Argv, Env: c.Env, Dir: c.Dir})

@@ -7,8 +7,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"strings"
 	"testing"
+
+	"github.com/etcdrill/etcdrill/drivers/network"
+	"github.com/etcdrill/etcdrill/lab"
 )
 
 // another starts a process that brings up a lab, and returns when it has.
@@ -37,7 +41,8 @@ func another(t *testing.T, id, how string) (*exec.Cmd, io.Closer) {
 }
 
 // ownerKilled: a lab whose maker was killed is found, known to be nobody's,
-// and can be taken down; its name is free again.
+// and can be taken down; its name is free again. Its hosts are not left as they
+// are: a member ends, also a paused one, rules go, and what was armed is undone.
 func (s *suite) ownerKilled(t *testing.T) {
 	id := newID(t)
 	cmd, _ := another(t, id, "leave")
@@ -48,6 +53,22 @@ func (s *suite) ownerKilled(t *testing.T) {
 	c, err := s.d.Open(limit(t), id)
 	must(t, err)
 	put(t, client(t, c), "key", "value")
+	if s.d.Caps(limit(t))[lab.CapSignal] == "" {
+		must(t, c.Seats[0].Proc.Signal(limit(t), "STOP"))
+	}
+	undone, kept := path.Join(c.Hosts[0].Dir(), "undone"), path.Join(c.Hosts[0].Dir(), "kept")
+	if c.DeadMan != nil {
+		ctx := limit(t)
+		must(t, c.Links.Set(ctx, "test", "m1", network.Client, lab.Rule{Drop: true}))
+		must(t, c.DeadMan.Arm(ctx, "test", "m1", []string{"false"}))
+		must(t, c.DeadMan.Arm(ctx, "test", "m1", []string{"test", "-d", c.Hosts[0].Dir()}, []string{"touch", undone}))
+		must(t, c.DeadMan.Arm(ctx, "healed", "m1", []string{"touch", kept}))
+		must(t, c.DeadMan.Disarm(ctx, "healed", "m1"))
+		must(t, c.DeadMan.Disarm(ctx, "healed", "m1"))
+		if err := c.DeadMan.Arm(ctx, "test", "m9", []string{"true"}); err == nil {
+			t.Error("a switch on no host was armed")
+		}
+	}
 
 	must(t, cmd.Process.Kill())
 	cmd.Wait()
@@ -71,6 +92,18 @@ func (s *suite) ownerKilled(t *testing.T) {
 		}
 		return nil
 	})
+	if c.DeadMan != nil {
+		until(t, "what was armed to be undone", func(ctx context.Context) error {
+			_, err := c.Hosts[0].Get(ctx, undone)
+			return err
+		})
+		if _, err := c.Hosts[0].Get(limit(t), kept); !isNotExist(err) {
+			t.Errorf("what was healed was undone again: %v", err)
+		}
+		if rules, err := c.Links.Rules(limit(t)); err != nil || len(rules) > 0 {
+			t.Errorf("rules: %v, %v", rules, err)
+		}
+	}
 	s.down(t, id)
 	c, err = s.d.Up(limit(t), id, spec(1))
 	must(t, err)

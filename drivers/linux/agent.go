@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -116,7 +115,11 @@ func runAgent(file string) error {
 	unit := &unit{name: etcdUnit(c.ID)}
 	traces := trace.New(fork, map[string]trace.Target{me.Name: {State: unit.state, Data: me.data(), Env: os.Environ()}})
 	defer traces.Close()
-	a := &agent{config: c, file: file, unit: unit, links: links, traces: traces, zone: zone}
+	armed, err := openUndos(me.undos())
+	if err != nil {
+		return err
+	}
+	a := &agent{config: c, file: file, unit: unit, links: links, traces: traces, armed: armed, zone: zone}
 	a.keep.Store(c.Keep)
 	a.heard()
 	words := a.words()
@@ -185,49 +188,74 @@ type agent struct {
 	links  lab.Links
 	traces *trace.Traces
 	zone   *names.Server // nil where the lab has none
+	armed  *undos
 	keep   atomic.Bool
 
 	mu   sync.Mutex
 	last time.Time // when the lab's owner was heard of
-	over bool      // it was not, for too long
+	fell bool      // once it was not, for too long
+	done bool      // all is undone, and it was not heard of since
 }
 
-func (a *agent) heard() {
+// heard notes that the lab's owner lives, and tells it whether the switch fell
+// before.
+func (a *agent) heard() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.last = time.Now()
+	a.last, a.done = time.Now(), false
+	return a.fell
 }
 
-// watch is the dead man's switch.
+// watch is the dead man's switch. What cannot be undone is tried again.
 func (a *agent) watch() {
 	a.mu.Lock()
-	dead := !a.over && !a.keep.Load() && time.Since(a.last) > a.config.DeadMan
-	a.over = a.over || dead
+	dead := !a.done && !a.keep.Load() && time.Since(a.last) > a.config.DeadMan
+	first := dead && !a.fell
+	a.fell = a.fell || dead
 	a.mu.Unlock()
 	if !dead {
 		return
 	}
-	fmt.Fprintf(os.Stderr, "the lab's owner was not heard of for %s: undoing everything\n", a.config.DeadMan)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := a.undo(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+	if first {
+		fmt.Fprintf(os.Stderr, "the lab's owner was not heard of for %s: undoing everything\n", a.config.DeadMan)
 	}
+	if err := a.undo(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.done = time.Since(a.last) > a.config.DeadMan // else it was heard of meanwhile
 }
 
-// undo takes away all that was done to the host, and ends the member.
-func (a *agent) undo(ctx context.Context) error {
-	rules, err := a.links.Rules(ctx)
-	for _, r := range rules {
-		err = errors.Join(err, a.links.Clear(ctx, r.Owner))
+// undo takes away all that was done to the host, and ends the member. One part
+// that does not work, or hangs, keeps nothing from the others.
+func (a *agent) undo() error {
+	part := func(do func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		return do(ctx)
 	}
 	a.traces.Close()
-	if a.zone != nil {
-		for _, owner := range a.zone.Zone().Owners {
-			err = errors.Join(err, a.zone.Clear(owner))
-		}
-	}
-	return errors.Join(err, a.unit.kill(ctx))
+	return errors.Join(
+		part(func(ctx context.Context) error {
+			rules, err := a.links.Rules(ctx)
+			for _, r := range rules {
+				err = errors.Join(err, a.links.Clear(ctx, r.Owner))
+			}
+			return err
+		}),
+		part(func(context.Context) (err error) {
+			if a.zone != nil {
+				for _, owner := range a.zone.Zone().Owners {
+					err = errors.Join(err, a.zone.Clear(owner))
+				}
+			}
+			return err
+		}),
+		part(a.unit.kill),
+		a.armed.run(context.Background()), // each command has its own limit
+	)
 }
 
 // setKeep makes the lab stay, also when the host boots again.
@@ -239,11 +267,21 @@ func (a *agent) setKeep() error {
 	if err != nil {
 		return err
 	}
-	temp := filepath.Join(filepath.Dir(a.file), ".agent.json.new")
-	if err := os.WriteFile(temp, data, 0o600); err != nil {
+	return replace(a.file, data)
+}
+
+// replace writes a file that only root may read whole or not at all, and
+// returns when it is on disk.
+func replace(file string, data []byte) error {
+	f, err := os.OpenFile(file+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
 		return err
 	}
-	return os.Rename(temp, a.file)
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
 }
 
 func (a *agent) words() control.Words {
@@ -265,7 +303,9 @@ func (a *agent) words() control.Words {
 		control.WordUninject: func(ctx context.Context, q control.Ask) (any, error) { return nil, t.Clear(ctx, q.Owner) },
 		control.WordHits:     func(ctx context.Context, q control.Ask) (any, error) { return t.Hits(ctx, q.Owner) },
 		control.WordKeep:     func(context.Context, control.Ask) (any, error) { return nil, a.setKeep() },
-		control.WordAlive:    func(context.Context, control.Ask) (any, error) { a.heard(); return nil, nil },
+		control.WordAlive:    func(context.Context, control.Ask) (any, error) { return a.heard(), nil },
+		control.WordArm:      func(_ context.Context, q control.Ask) (any, error) { return nil, a.armed.arm(q.Owner, q.Undo) },
+		control.WordDisarm:   func(_ context.Context, q control.Ask) (any, error) { return nil, a.armed.disarm(q.Owner) },
 		control.WordTrace:    func(ctx context.Context, _ control.Ask) (any, error) { return trace.Probe(ctx), nil },
 	}
 }

@@ -10,7 +10,9 @@
 // slow it cuts and slows. Which of both it is is found out when a lab is made,
 // the same for all its hosts. The agent serves the names of a lab that has any,
 // attaches tracers, and is the dead man's switch: when the process that made
-// the lab has not been heard of for a while,
-// it undoes what was done to the host and stops the member. A host whose
-// control path is cut heals itself that way.
+// the lab has not been heard of for a while, it undoes what was done to the
+// host, stops the member, and runs what faults have armed for that case, such
+// as a clock to be set right. A host whose control path is cut heals itself
+// that way; who drills on it and lives after all is told, since the drill says
+// nothing then.
 package linux

@@ -1,17 +1,23 @@
 package linux
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/drivers/place"
+	"github.com/etcdrill/etcdrill/drivers/process"
+	"github.com/etcdrill/etcdrill/drivers/trace"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -124,5 +130,235 @@ func TestCheckID(t *testing.T) {
 	}
 	if err := place.CheckID("leader-kill-20261121-080000-ab12"); err != nil {
 		t.Error(err)
+	}
+}
+
+// here is a host that is this machine, for commands that run anywhere.
+type here struct {
+	lab.Host
+	name, dir string
+}
+
+func (h here) Name() string { return h.name }
+func (h here) Dir() string  { return h.dir }
+func (h here) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
+	var out, complaint bytes.Buffer
+	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, &out, &complaint
+	err := cmd.Run()
+	o := lab.Output{Stdout: out.Bytes(), Stderr: complaint.Bytes()}
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return o, &lab.ExitError{Host: h.name, Argv: c.Argv, Code: exit.ExitCode(), Output: o}
+	}
+	return o, err
+}
+
+// TestClaim: of labs that are made on one host at the same time, whoever makes
+// them, no two get one port.
+func TestClaim(t *testing.T) {
+	if _, err := exec.LookPath("flock"); err != nil {
+		t.Skip("no flock here, as every Linux host has it")
+	}
+	dir := t.TempDir()
+	claims := filepath.Join(dir, "claims")
+	lab1 := func(i int) here {
+		h := here{name: fmt.Sprint("lab", i), dir: filepath.Join(dir, fmt.Sprint("lab", i))}
+		if err := os.MkdirAll(h.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	taken := map[int]bool{2379: true, 2580: true} // listened on: distances 0 and 200 are not free
+	const n = 8
+	type result struct {
+		ports Ports
+		err   error
+	}
+	results := make(chan result, n)
+	for i := range n {
+		h := lab1(i)
+		go func() {
+			p, err := claim(t.Context(), h, claims, taken)
+			results <- result{p, err}
+		}()
+	}
+	seen := map[int]bool{}
+	for range n {
+		r := <-results
+		if r.err != nil {
+			t.Fatal(r.err)
+		}
+		if seen[r.ports.Front] || taken[r.ports.Front] || taken[r.ports.Peer] || r.ports.Front > 2379+100*(n+1) {
+			t.Errorf("ports %+v, of others: %v", r.ports, seen)
+		}
+		seen[r.ports.Front] = true
+	}
+	// The claim of a lab that is gone is free.
+	if err := os.RemoveAll(lab1(3).dir); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := claim(t.Context(), lab1(n), claims, taken); err != nil || !seen[p.Front] {
+		t.Errorf("got %+v, %v, want those of the lab that is gone", p, err)
+	}
+	all := map[int]bool{}
+	for by := 0; by < 20000; by += 100 {
+		all[portsAt(by).SOCKS] = true
+	}
+	if _, err := claim(t.Context(), lab1(n+1), claims, all); err == nil || !strings.Contains(err.Error(), "lab9: no free ports") {
+		t.Errorf("everything is taken: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(t.Context(), lab1(n+1), filepath.Join(dir, "file", "claims"), nil); err == nil || !strings.Contains(err.Error(), "lab9: could not claim ports") || !strings.Contains(err.Error(), "file") {
+		t.Errorf("no place for claims: %v", err)
+	}
+}
+
+// TestUndos: what was armed is undone, the last one first, also by an agent that
+// was started again; what worked is not done twice.
+func TestUndos(t *testing.T) {
+	dir := t.TempDir()
+	file, said := filepath.Join(dir, "undo.json"), filepath.Join(dir, "said")
+	open := func() *undos {
+		t.Helper()
+		u, err := openUndos(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	say := func(word string) []string { return []string{"sh", "-c", `echo "$1" >>"$2"`, "sh", word, said} }
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want string) {
+		t.Helper()
+		if got, _ := os.ReadFile(said); string(got) != want {
+			t.Errorf("done: %q, want %q", got, want)
+		}
+	}
+	u := open()
+	must(u.disarm("nobody"))
+	if _, err := os.Stat(file); err == nil {
+		t.Error("nothing was armed, and yet there is a file")
+	}
+	must(u.arm("a", [][]string{say("never")}))
+	must(u.arm("a", [][]string{say("a 1"), say("a 2")}))
+	must(u.arm("b", [][]string{{"sh", "-c", "echo no luck >&2; test -e " + filepath.Join(dir, "later")}, say("b 2")}))
+	must(u.arm("c", [][]string{say("c")}))
+	must(u.arm("d", [][]string{say("d")}))
+	must(u.disarm("c"))
+	for _, bad := range [][][]string{nil, {{}}} {
+		if u.arm("x", bad) == nil {
+			t.Errorf("%q was armed", bad)
+		}
+	}
+	u = open() // of an agent that was started again
+	if err := u.run(t.Context()); err == nil || !strings.Contains(err.Error(), "undo of b: sh -c") || !strings.Contains(err.Error(), "no luck") {
+		t.Errorf("got %v", err)
+	}
+	expect("d\na 1\na 2\n")
+	must(os.WriteFile(filepath.Join(dir, "later"), nil, 0o600))
+	u = open()
+	must(u.run(t.Context()))
+	expect("d\na 1\na 2\nb 2\n")
+	must(u.run(t.Context()))
+	expect("d\na 1\na 2\nb 2\n")
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	must(os.WriteFile(file, []byte("{"), 0o600))
+	if _, err := openUndos(file); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestClocks(t *testing.T) {
+	r := func(host string, ahead, give time.Duration) Reading { return Reading{host, ahead, give} }
+	for _, c := range []struct {
+		all  []Reading
+		says string // empty: nothing
+	}{
+		{nil, ""},
+		{[]Reading{r("m1", 900*time.Millisecond, 0), r("m2", 100*time.Millisecond, 0)}, ""},
+		{[]Reading{r("m1", 3*time.Second, 2100*time.Millisecond)}, ""}, // perhaps a slow answer
+		{[]Reading{r("m1", 1500*time.Millisecond, time.Millisecond)}, "m1 +1.5s"},
+		{[]Reading{r("m1", 600*time.Millisecond, time.Millisecond), r("m2 (vm2)", -600*time.Millisecond, time.Millisecond)}, "m1 +0.6s, m2 (vm2) -0.6s"},
+	} {
+		got := Skew(c.all)
+		if (got == "") != (c.says == "") || !strings.Contains(got, c.says) {
+			t.Errorf("%+v: %q, want %q", c.all, got, c.says)
+		}
+	}
+	for ahead, says := range map[time.Duration]string{
+		-59 * time.Minute: "", 24 * time.Hour: "",
+		-2 * time.Hour: "m2 (vm2): its clock is 2h0m0s behind", 2 * validity: "they have ended there",
+	} {
+		err := r("m2 (vm2)", ahead, time.Second).Fit()
+		if (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", ahead, err, says)
+		}
+	}
+}
+
+// TestDeadMansSwitch: it falls when nobody was heard of, not before and not for
+// a lab that is to stay; who lives after all is told.
+func TestDeadMansSwitch(t *testing.T) {
+	dir := t.TempDir()
+	armed, err := openUndos(filepath.Join(dir, "undo.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	undone := filepath.Join(dir, "undone")
+	if err := armed.arm("a", [][]string{{"touch", undone}}); err != nil {
+		t.Fatal(err)
+	}
+	// A systemd on which the member does not run.
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte("#!/bin/sh\necho MainPID=0; echo ExecMainStatus=0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	traces := trace.New(process.NewForker(), nil)
+	defer traces.Close()
+	a := &agent{config: agentConfig{DeadMan: time.Hour}, unit: &unit{name: "etcdrill-test-no-such.service"}, links: network.New(nil, time.Second), traces: traces, armed: armed}
+	fallen := func(want bool) {
+		t.Helper()
+		a.watch()
+		if _, err := os.Stat(undone); (err == nil) != want {
+			t.Errorf("undone: %v, want %v", err == nil, want)
+		}
+	}
+	if a.heard() {
+		t.Error("it has fallen before it could")
+	}
+	fallen(false)
+	a.config.DeadMan = 0
+	a.keep.Store(true)
+	fallen(false)
+	a.keep.Store(false)
+	fallen(true)
+	if !a.heard() {
+		t.Error("who lives after all is not told")
+	}
+	// And again, should nobody be heard of again.
+	if err := errors.Join(os.Remove(undone), armed.arm("b", [][]string{{"touch", undone}})); err != nil {
+		t.Fatal(err)
+	}
+	fallen(true)
+
+	l := &linuxLab{fell: make(chan string, 1)}
+	l.fell <- "m2"
+	if err := l.forgotten(t.Context()); err == nil || !strings.Contains(err.Error(), "m2 had not heard of etcdrill") {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.forgotten(ctx); err != nil {
+		t.Errorf("got %v", err)
 	}
 }

@@ -43,6 +43,8 @@ type Options struct {
 	// Caps are those of the driver; whether processes can be traced is found
 	// out on the hosts.
 	Caps lab.Caps
+	// Say is told what makes a lab worth less; may be nil.
+	Say func(what string)
 }
 
 // Uploader is a Host that has a cheaper way to put a large file than Put. The
@@ -74,15 +76,33 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 		return nil, nil, err
 	}
 	r := Record{ID: o.ID, Driver: o.Driver, Created: time.Now().UTC(), Owner: me, Drill: o.Drill, Spec: o.Spec, Tunnel: o.Tunnel, Caps: o.Caps, Token: rand.Text()}
-	ports, err := choosePorts(ctx, o.ID, hosts)
+	r.Seats = make([]Seat, len(hosts))
+	clocks := make([]Reading, len(hosts))
+	err = each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) (err error) {
+		taken, err := survey(ctx, h)
+		if err != nil {
+			return err
+		}
+		if clocks[i], err = Read(ctx, h); err != nil {
+			return err
+		}
+		if o.Spec.TLS == "mutual" {
+			if err := clocks[i].Fit(); err != nil {
+				return err
+			}
+		}
+		r.Seats[i] = Seat{Name: h.Name(), Addr: h.Addr(), Dir: h.Dir()}
+		r.Seats[i].Ports, err = claim(ctx, h, claims, taken)
+		return err
+	})
 	if err != nil {
 		return nil, nil, err
 	}
 	if r.Links, _, err = Links(ctx, o.ID, hosts); err != nil {
 		return nil, nil, err
 	}
-	for _, h := range hosts {
-		r.Seats = append(r.Seats, Seat{Name: h.Name(), Addr: h.Addr(), Dir: h.Dir(), Ports: ports})
+	if what := Skew(clocks); what != "" && o.Say != nil {
+		o.Say("warning: " + what)
 	}
 	var pki *etcd.PKI
 	if o.Spec.TLS == "mutual" {
@@ -103,6 +123,7 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 	if err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error { return l.lay(ctx, i, o) }); err != nil {
 		return nil, nil, err
 	}
+	l.Halts = append(l.Halts, l.forgotten)
 	living, release := context.WithCancel(context.Background())
 	go l.live(living)
 	defer func() {
@@ -185,6 +206,9 @@ rm -f "` + unitDir + `/$1" "` + unitDir + `/$2"
 systemctl daemon-reload
 systemctl reset-failed "$1" "$2" 2>/dev/null
 umount -l "$3/data" 2>/dev/null
+for p in ` + claims + `/*; do
+	[ "$(readlink "$p")" = "$3" ] && rm -f "$p"
+done
 rm -rf "$3"
 `
 
@@ -216,11 +240,12 @@ type linuxLab struct {
 	record Record
 	raw    []lab.Host // as the driver made them
 	agents map[string]*control.Client
+	fell   chan string // a host whose dead man's switch fell
 }
 
 // assemble puts a cluster together from its record.
 func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
-	l := &linuxLab{record: r, raw: hosts, agents: map[string]*control.Client{}}
+	l := &linuxLab{record: r, raw: hosts, agents: map[string]*control.Client{}, fell: make(chan string, 1)}
 	l.Cluster = &lab.Cluster{ID: r.ID, Driver: r.Driver, Spec: r.Spec, Dir: dir}
 	scheme := "http"
 	if r.Spec.TLS == "mutual" {
@@ -256,7 +281,7 @@ func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
 		}
 		l.Hosts, l.Seats = append(l.Hosts, h), append(l.Seats, m)
 	}
-	l.Links, l.LinksBy = &links{agents: l.agents}, r.Links.String()
+	l.Links, l.LinksBy, l.DeadMan = &links{agents: l.agents}, r.Links.String(), switches{agents: l.agents}
 	if r.Spec.ByDNS() {
 		l.DNS = &dns{agents: l.agents}
 	}
@@ -423,17 +448,34 @@ func (l *linuxLab) live(ctx context.Context) {
 	tick := time.NewTicker(alive)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		for _, agent := range l.agents {
+		for host, agent := range l.agents {
 			go func() {
 				ctx, cancel := context.WithTimeout(ctx, deadMan/2)
 				defer cancel()
-				agent.Do(ctx, control.WordAlive, control.Ask{}, nil)
+				fell := false
+				if agent.Do(ctx, control.WordAlive, control.Ask{}, &fell); fell {
+					select {
+					case l.fell <- host:
+					default: // one is enough
+					}
+				}
 			}()
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// forgotten waits for a host whose dead man's switch fell though we live; see
+// Cluster.Halts.
+func (l *linuxLab) forgotten(ctx context.Context) error {
+	select {
+	case host := <-l.fell:
+		return fmt.Errorf("%s had not heard of etcdrill for %s: it undid all that was done to it and stopped its member. Look at the load of this machine and at the network between them", host, deadMan)
+	case <-ctx.Done():
+		return nil
 	}
 }
 
@@ -456,55 +498,4 @@ func each(ctx context.Context, hosts []lab.Host, do func(context.Context, int, l
 	}
 	g.Wait()
 	return errors.Join(errs...)
-}
-
-// choosePorts looks at the hosts and takes ports that are free on all of them.
-// It refuses hosts that cannot carry a lab.
-func choosePorts(ctx context.Context, id string, hosts []lab.Host) (Ports, error) {
-	taken := make([]map[int]bool, len(hosts))
-	err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error {
-		out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", `mkdir -p -m 0700 "$1" && id -u && uname -sm && ls -d /run/systemd/system && cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; :`, "sh", h.Dir()}})
-		if err != nil {
-			return err
-		}
-		lines := strings.SplitN(string(out.Stdout), "\n", 4)
-		switch {
-		case len(lines) < 3 || !strings.HasPrefix(lines[1], "Linux "):
-			return fmt.Errorf("%s: expected a Linux host: %q", h.Name(), out.Stdout)
-		case lines[0] != "0":
-			return fmt.Errorf("%s: expected root rights, got those of user %s: log in as root or allow sudo without a password", h.Name(), lines[0])
-		case lines[2] != "/run/systemd/system":
-			return fmt.Errorf("%s: expected a host that runs systemd", h.Name())
-		}
-		taken[i] = listening(lines[3])
-		return nil
-	})
-	if err != nil {
-		return Ports{}, err
-	}
-	for by := 0; by < 20000; by += 100 {
-		p := portsAt(by)
-		if !slices.ContainsFunc(p.all(), func(port int) bool {
-			return slices.ContainsFunc(taken, func(t map[int]bool) bool { return t[port] })
-		}) {
-			return p, nil
-		}
-	}
-	return Ports{}, fmt.Errorf("lab %s: no free ports on all hosts", id)
-}
-
-// listening reads the ports that are listened on from /proc/net/tcp.
-func listening(table string) map[int]bool {
-	out := map[int]bool{}
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 4 || f[3] != "0A" {
-			continue
-		}
-		_, port, _ := strings.Cut(f[1], ":")
-		if n, err := strconv.ParseInt(port, 16, 32); err == nil {
-			out[int(n)] = true
-		}
-	}
-	return out
 }

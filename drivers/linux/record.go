@@ -87,6 +87,7 @@ func (s Seat) config() string  { return path.Join(s.Dir, "etcd.yaml") }
 func (s Seat) data() string    { return path.Join(s.Dir, "data") }
 func (s Seat) bin() string     { return path.Join(s.Dir, "bin") }
 func (s Seat) agent() string   { return path.Join(s.Dir, "agent.json") }
+func (s Seat) undos() string   { return path.Join(s.Dir, "undo.json") }
 
 // ReadRecord reads the record of a lab from its directory on this machine.
 func ReadRecord(dir string) (Record, error) {

@@ -55,12 +55,21 @@ type client struct {
 	login Login
 	sudo  Sudo // empty on a jump host, which may have no shell at all
 
+	// trusted ends, with why, when the machine or one on the way to it shows
+	// another key than it had.
+	trusted  context.Context
+	distrust context.CancelCauseFunc
+
 	mu     sync.Mutex
 	cur    *link
 	closed bool
 }
 
-func (n *network) client(l Login, s Sudo) *client { return &client{net: n, login: l, sudo: s} }
+func (n *network) client(l Login, s Sudo) *client {
+	c := &client{net: n, login: l, sudo: s}
+	c.trusted, c.distrust = context.WithCancelCause(context.Background())
+	return c
+}
 
 // jump returns the shared client of a jump host that is reached through those
 // before it.
@@ -181,6 +190,9 @@ func (c *client) connect(l *link) {
 	}
 	close(l.ready)
 	if l.err != nil {
+		if key := (*HostKeyError)(nil); errors.As(l.err, &key) && key.Changed {
+			c.distrust(l.err)
+		}
 		return
 	}
 	go l.keepAlive(c.net.every, c.net.within)
@@ -197,10 +209,11 @@ func (c *client) connect(l *link) {
 
 // handshake connects, looks at the host key, and logs in.
 func (c *client) handshake(ctx context.Context) (*ssh.Client, error) {
-	check, kinds, err := c.net.trust.check(c.login)
+	known, err := c.net.trust.open(c.login)
 	if err != nil {
 		return nil, err
 	}
+	kinds := known.kinds(c.login.hostPort())
 	keys := collect(c.login)
 	defer keys.close()
 	conn, err := c.reach(ctx)
@@ -212,7 +225,7 @@ func (c *client) handshake(ctx context.Context) (*ssh.Client, error) {
 	inner, channels, requests, err := ssh.NewClientConn(conn, c.login.hostPort(), &ssh.ClientConfig{
 		User:              c.login.User,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(keys.signers...)},
-		HostKeyCallback:   check,
+		HostKeyCallback:   known.check,
 		HostKeyAlgorithms: kinds,
 	})
 	if err == nil {
@@ -227,8 +240,7 @@ func (c *client) handshake(ctx context.Context) (*ssh.Client, error) {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: no login within %v: is that an ssh server?", c.login, c.net.hop)
 	case len(kinds) > 0 && errors.As(err, &nothing) && strings.Contains(err.Error(), "host key"):
-		return nil, &HostKeyError{c.login.hostPort(), true, "", fmt.Sprintf("the host key of %s has CHANGED: it has none of the kinds that are known of it (%s). "+
-			"Either the machine was made anew or somebody else answers in its place: ask its owner", c.login.hostPort(), strings.Join(kinds, ", "))}
+		return nil, known.otherKind(c.login.hostPort())
 	case strings.Contains(err.Error(), "unable to authenticate"), strings.Contains(err.Error(), "Too many authentication failures"):
 		return nil, fmt.Errorf("%s: login refused. Tried: %s. Name the right key by `identity`, load it into the agent, or add it to the authorized_keys there",
 			c.login, strings.Join(keys.tried, "; "))

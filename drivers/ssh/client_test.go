@@ -3,6 +3,7 @@ package ssh
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -61,7 +62,7 @@ func TestSilentServer(t *testing.T) {
 	key, _ := newKeyFile(t, file, "")
 	s := newServer(t, key.PublicKey())
 	n := newNetwork(false)
-	n.every, n.within = 20*time.Millisecond, 50*time.Millisecond
+	n.every, n.within = 20*time.Millisecond, time.Second
 	h := hostAt(t, s.login(file), n, SudoNo)
 	run(t, h, "true")
 	s.Frozen.Store(true)
@@ -71,6 +72,49 @@ func TestSilentServer(t *testing.T) {
 	}
 	s.Frozen.Store(false)
 	run(t, h, "true")
+
+	// What hangs in the middle says where it was: cut short by the watch over the
+	// connection, or by its own deadline. Nothing tells when its words have come
+	// through, so it gets more time until they have.
+	for name, hang := range map[string]func(after time.Duration) error{
+		"no answer": func(after time.Duration) error {
+			started := filepath.Join(h.Dir(), rand.Text())
+			ended := make(chan error, 1)
+			go func() {
+				_, err := h.Run(limit(t), lab.Cmd{Argv: []string{"sh", "-c", `echo half way; touch "$1"; exec sleep 600`, "sh", started}})
+				ended <- err
+			}()
+			for _, err := os.Stat(started); err != nil; _, err = os.Stat(started) {
+				select {
+				case err := <-ended:
+					return err
+				case <-time.After(time.Millisecond):
+				}
+			}
+			time.Sleep(after)
+			s.Frozen.Store(true)
+			defer s.Frozen.Store(false)
+			return <-ended
+		},
+		"deadline exceeded": func(after time.Duration) error {
+			ctx, cancel := context.WithTimeout(limit(t), after)
+			defer cancel()
+			_, err := h.Run(ctx, lab.Cmd{Argv: []string{"sh", "-c", "echo half way; exec sleep 600"}})
+			return err
+		},
+	} {
+		after := 100 * time.Millisecond
+		must(t, lab.Until(limit(t), name+", with its last words", func(context.Context) error {
+			err := hang(after)
+			after *= 2
+			for _, says := range []string{"m1 (vm-a): sh -c", "sleep 600", name, "the last it said: half way"} {
+				if !strings.Contains(fmt.Sprint(err), says) {
+					return fmt.Errorf("got %v, want it to say %q", err, says)
+				}
+			}
+			return nil
+		}))
+	}
 
 	// A command that never says anything is no reason to give up.
 	if _, err := h.Run(limit(t), lab.Cmd{Argv: []string{"sleep", "0.5"}}); err != nil {
@@ -184,9 +228,10 @@ func TestHostKeys(t *testing.T) {
 		if err != nil {
 			rsa = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg="
 		}
-		err = connect(true, write("kind", knownhosts.Normalize(addr)+" "+rsa+"\n"))
+		f := write("kind", "# mine\n"+knownhosts.Normalize(addr)+" "+rsa+"\n")
+		err = connect(true, f)
 		var k *HostKeyError
-		if !errors.As(err, &k) || !k.Changed || !strings.Contains(err.Error(), "CHANGED") {
+		if !errors.As(err, &k) || !k.Changed || !strings.Contains(err.Error(), "CHANGED") || !strings.Contains(err.Error(), f+":2") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -316,6 +361,68 @@ func TestKeys(t *testing.T) {
 		must(t, os.Rename(file, filepath.Join(dir, ".ssh", "id_ed25519")))
 		must(t, connect(forKey, func(*Login) {}))
 	})
+}
+
+// TestHostKeyChangesInMidDrill: a host that shows another key when it is
+// connected to again gets no command, what to do is said, and whoever drills on
+// it is told; a host of the same lab goes on.
+func TestHostKeyChangesInMidDrill(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "id")
+	key, _ := newKeyFile(t, file, "")
+	s, jump, good := newServer(t, key.PublicKey()), newServer(t, key.PublicKey()), newServer(t, key.PublicKey())
+	n := newNetwork(true)
+	direct, other := hostAt(t, s.login(file), n, SudoNo), hostAt(t, good.login(file), n, SudoNo)
+	far := good.login(file)
+	far.Jump = []Login{jump.login(file)}
+	behind := hostAt(t, far, n, SudoNo)
+	for _, c := range []struct {
+		name   string
+		host   *Host
+		server *server
+		known  string
+	}{
+		{"host", direct, s, direct.machine.Login.KnownHosts[0]},
+		{"jump host", behind, jump, far.Jump[0].KnownHosts[0]},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hosts := []*Host{other, c.host}
+			for _, h := range hosts {
+				run(t, h, "true")
+			}
+			halted := make(chan error, 1)
+			go func() { halted <- distrusted(hosts)(limit(t)) }()
+			was := c.server.Key
+			c.server.Become(newKey(t)) // somebody else answers in its place
+			defer c.server.Become(was)
+			c.server.Cut()
+			before, _ := os.ReadFile(c.known)
+			file := filepath.Join(c.host.Dir(), "touched")
+			err := lab.Until(limit(t), "the connection to be lost", func(ctx context.Context) error {
+				_, err := c.host.Run(ctx, lab.Cmd{Argv: []string{"touch", file}})
+				if key := (*HostKeyError)(nil); errors.As(err, &key) {
+					return nil
+				}
+				os.Remove(file) // over the old connection still
+				return fmt.Errorf("got %v", err)
+			})
+			must(t, err)
+			_, err = c.host.Run(limit(t), lab.Cmd{Argv: []string{"touch", file}})
+			for _, err := range []error{err, <-halted} {
+				for _, says := range []string{"m1 (vm-a): ", "CHANGED", c.known + ":1", "ssh-keygen -f " + c.known + " -R", c.server.Addr().String()} {
+					if err == nil || !strings.Contains(err.Error(), says) {
+						t.Errorf("got %v, want it to say %q", err, says)
+					}
+				}
+			}
+			if _, err := os.Stat(file); err == nil {
+				t.Error("a command ran")
+			}
+			if after, _ := os.ReadFile(c.known); !bytes.Equal(before, after) {
+				t.Errorf("known_hosts was changed: %s", after)
+			}
+			run(t, other, "true")
+		})
+	}
 }
 
 func TestJumps(t *testing.T) {

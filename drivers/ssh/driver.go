@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/linux"
@@ -45,6 +44,8 @@ type Options struct {
 	// Prefix is the directory for labs on the hosts; /var/lib/etcdrill when
 	// empty.
 	Prefix string
+	// Say is told what makes a lab worth less; may be nil.
+	Say func(what string)
 }
 
 // Driver makes labs on the machines of an inventory. It implements lab.Driver.
@@ -445,25 +446,14 @@ func (d *Driver) up(ctx context.Context, r record, dir string, spec lab.Spec) (*
 			return nil, err
 		}
 	}
-	// From here on there is something to remove.
-	if err := r.write(dir); err != nil {
+	if err := d.take(ctx, r, dir); err != nil {
 		return nil, err
 	}
 	var all []lab.Host
 	for _, h := range hosts {
 		all = append(all, h)
 	}
-	err = Each(ctx, hosts, func(ctx context.Context, h *Host) error { return h.Put(ctx, ownerFile, 0o600, r.onHost()) })
-	if err != nil {
-		return nil, err
-	}
-	// Labs on the same hosts choose their ports one after the other.
-	unlock, err := d.lock(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	c, release, err := linux.Up(ctx, linux.Options{ID: r.ID, Driver: Name, Drill: r.Drill, Dir: dir, Spec: spec, Binary: binary, Tunnel: true, Caps: caps}, all)
+	c, release, err := linux.Up(ctx, linux.Options{ID: r.ID, Driver: Name, Drill: r.Drill, Dir: dir, Spec: spec, Binary: binary, Tunnel: true, Caps: caps, Say: d.options.Say}, all)
 	if release != nil {
 		d.mu.Lock()
 		d.owned[r.ID] = release
@@ -484,6 +474,25 @@ func (d *Driver) finish(c *lab.Cluster, hosts []*Host) {
 	c.Forbids = func(member, fault string) bool {
 		h, err := power(hosts).host(member)
 		return err != nil || !h.machine.Allows(fault)
+	}
+	c.Halts = append(c.Halts, distrusted(hosts))
+}
+
+// distrusted waits for a host that is not who it was. A connection that is lost
+// is made again sooner or later, so it is seen who answers.
+func distrusted(hosts []*Host) func(context.Context) error {
+	return func(ctx context.Context) error {
+		found := make(chan error, len(hosts))
+		for _, h := range hosts {
+			stop := context.AfterFunc(h.client.trusted, func() { found <- fmt.Errorf("%s: %w", h, context.Cause(h.client.trusted)) })
+			defer stop()
+		}
+		select {
+		case err := <-found:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -513,46 +522,6 @@ func (p power) On(ctx context.Context, host string) error {
 		return err
 	}
 	return h.PowerOn(ctx)
-}
-
-// lock keeps other labs of this machine away from a lab's hosts.
-func (d *Driver) lock(ctx context.Context, r record) (unlock func(), err error) {
-	var files []*os.File
-	unlock = func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}
-	var names []string
-	for _, s := range r.Seats {
-		names = append(names, strings.Map(func(c rune) rune {
-			if c == '/' {
-				return '_'
-			}
-			return c
-		}, s.Machine.Login.String()))
-	}
-	slices.Sort(names) // all in one order, so that nobody waits for somebody who waits for him
-	dir := filepath.Join(d.root, "ssh-locks")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	for _, name := range slices.Compact(names) {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			unlock()
-			return nil, err
-		}
-		files = append(files, f)
-		err = lab.Until(ctx, "another lab that is being made on "+name, func(context.Context) error {
-			return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		})
-		if err != nil {
-			unlock()
-			return nil, err
-		}
-	}
-	return unlock, nil
 }
 
 // Open implements lab.Driver. It does not connect yet.
@@ -657,6 +626,74 @@ func (d *Driver) Down(ctx context.Context, id string) error {
 		return fail(err)
 	}
 	return nil
+}
+
+// take writes the record of a lab and makes its directory on each of its hosts.
+// From here on there is something to remove; on a host where somebody was
+// quicker there is nothing of ours, and the record says so.
+func (d *Driver) take(ctx context.Context, r record, dir string) error {
+	hosts := d.hostsOf(r)
+	if err := r.write(dir); err != nil {
+		return err
+	}
+	var mu sync.Mutex
+	err := Each(ctx, hosts, func(ctx context.Context, h *Host) error {
+		err := h.take(ctx, r)
+		if exit := (*lab.ExitError)(nil); errors.As(err, &exit) {
+			mu.Lock()
+			defer mu.Unlock()
+			delete(r.Seats, h.name)
+			err = fmt.Errorf("%s: could not make %s, perhaps since somebody makes a lab of that name just now: %s", h, h.dir, exit.Text())
+		}
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, r.write(dir))
+	}
+	return nil
+}
+
+// takeScript makes a directory with a file in it at once, and fails when there
+// is one of that name with anything in it.
+//
+//	$1 directory  $2 name of the file  $3 its content
+const takeScript = `
+umask 077
+new=${1%/*}/.${1##*/}.new.$$
+mkdir -p -- "${1%/*}" && mkdir -- "$new" && printf %s "$3" >"$new/$2" && mv -T -- "$new" "$1" || { rm -rf "$new"; exit 1; }
+`
+
+// take makes a lab's directory on the host, and says in it whose it is.
+func (h *Host) take(ctx context.Context, r record) error {
+	_, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", takeScript, "sh", h.dir, ownerFile, string(r.onHost())}})
+	return err
+}
+
+// Warnings says what makes labs on the machines worth less, nothing when there
+// is nothing. Machines that do not answer, and those that no lab with TLS can be
+// made on, are an error beside it.
+func (d *Driver) Warnings(ctx context.Context) ([]string, error) {
+	hosts, err := d.Machines()
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var clocks []linux.Reading
+	err = Each(ctx, hosts, func(ctx context.Context, h *Host) error {
+		r, err := linux.Read(ctx, h)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		clocks = append(clocks, r)
+		return r.Fit()
+	})
+	slices.SortFunc(clocks, func(a, b linux.Reading) int { return strings.Compare(a.Host, b.Host) })
+	if what := linux.Skew(clocks); what != "" {
+		return []string{what}, err
+	}
+	return nil, err
 }
 
 // owner reads whose a lab on the host is.

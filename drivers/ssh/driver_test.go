@@ -315,27 +315,101 @@ func TestMachines(t *testing.T) {
 	}
 }
 
-// TestLock: labs that share a host wait for each other, others do not.
-func TestLock(t *testing.T) {
-	s := newSite(t, "", "", "")
+// TestTake: of several who make a lab of one name on a host, one gets it, and
+// nothing is left of the others.
+func TestTake(t *testing.T) {
+	s := newSite(t, "", "")
+	ctx := limit(t)
+	const n = 8
+	errs := make(chan error, n)
+	for i := range n {
+		d := s.driver()
+		r, err := d.plan(ctx, "same", spec(1))
+		must(t, err)
+		r.Drill = fmt.Sprint(i)
+		h := d.hostsOf(r)[0]
+		run(t, h, "true") // so that they come at once
+		go func() { errs <- h.take(ctx, r) }()
+	}
+	took := 0
+	for range n {
+		err := <-errs
+		var exit *lab.ExitError
+		if err == nil {
+			took++
+		} else if !errors.As(err, &exit) || exit.Code != 1 {
+			t.Errorf("got %v", err)
+		}
+	}
+	if took != 1 {
+		t.Errorf("%d labs took one place", took)
+	}
+	entries, err := os.ReadDir(s.prefix)
+	must(t, err)
+	if len(entries) != 1 || entries[0].Name() != "same" {
+		t.Errorf("left: %v", entries)
+	}
+	r := record{}
+	text, err := os.ReadFile(filepath.Join(s.prefix, "same", ownerFile))
+	must(t, err)
+	must(t, json.Unmarshal(text, &r))
+	if info, err := os.Stat(filepath.Join(s.prefix, "same", ownerFile)); err != nil || info.Mode().Perm() != 0o600 || r.ID != "same" {
+		t.Errorf("%+v, %v, %v", r, info, err)
+	}
+}
+
+// TestLostRace: who comes too late on one host leaves nothing on the others, and
+// nothing on that one is touched.
+func TestLostRace(t *testing.T) {
+	s := newSite(t, "", "")
 	d := s.driver()
 	ctx := limit(t)
-	r, err := d.plan(ctx, "x", spec(2))
+	r, err := d.plan(ctx, "same", spec(2))
 	must(t, err)
-	other := record{Seats: map[string]seat{"m1": r.Seats["m2"]}}
-	third := record{Seats: map[string]seat{"m1": {Machine: Machine{Login: Login{Address: "third", Port: 22}}}}}
-	unlock, err := d.lock(ctx, r)
-	must(t, err)
-	free, err := s.driver().lock(ctx, third)
-	must(t, err)
-	free()
-	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
-	defer cancel()
-	if _, err := s.driver().lock(short, other); err == nil {
-		t.Error("two labs at once")
+	hosts := d.hostsOf(r)
+	hosts[1].dir = filepath.Join(s.prefix, "elsewhere") // all are this machine
+	must(t, os.MkdirAll(filepath.Join(hosts[1].dir, "theirs"), 0o700))
+	dir := filepath.Join(s.root, Name, "same")
+	must(t, os.MkdirAll(dir, 0o700))
+	err = d.take(ctx, r, dir)
+	if err == nil || !strings.Contains(err.Error(), "m2 (vm2): could not make "+hosts[1].dir) {
+		t.Fatalf("got %v", err)
 	}
-	unlock()
-	free, err = s.driver().lock(ctx, other)
-	must(t, err)
-	free()
+	if _, err := exec.LookPath("systemctl"); err != nil {
+		lacking(t, "systemd", "no systemctl on this machine")
+	}
+	must(t, d.Down(ctx, "same"))
+	if _, err := os.Stat(filepath.Join(hosts[1].dir, "theirs")); err != nil {
+		t.Errorf("it was touched: %v", err)
+	}
+	must(t, os.RemoveAll(hosts[1].dir))
+	if got := s.labs(); got != "[] []" {
+		t.Errorf("left: %s", got)
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	s := newSite(t, "", "")
+	d := s.driver()
+	if w, err := d.Warnings(limit(t)); err != nil || len(w) > 0 {
+		t.Errorf("one machine and its clock: %q, %v", w, err)
+	}
+	s.servers[1].Setenv("PATH=" + fakeDate(t, "1000000000.5") + ":" + os.Getenv("PATH"))
+	w, err := s.driver().Warnings(limit(t))
+	if err == nil || !strings.Contains(err.Error(), "vm2: its clock is ") || !strings.Contains(err.Error(), "not valid yet") || len(w) != 1 || !strings.Contains(w[0], "vm1 ") || !strings.Contains(w[0], "vm2 -") || !strings.Contains(w[0], "timedatectl") {
+		t.Errorf("another clock: %q, %v", w, err)
+	}
+	s.servers[0].listen.Close()
+	w, err = s.driver().Warnings(limit(t))
+	if err == nil || !strings.Contains(err.Error(), "vm1") || len(w) != 1 {
+		t.Errorf("one does not answer: %q, %v", w, err)
+	}
+}
+
+// fakeDate is a directory with a date that says what it was told.
+func fakeDate(t *testing.T, says string) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "date"), []byte("#!/bin/sh\necho "+says+"\n"), 0o755))
+	return dir
 }

@@ -116,6 +116,9 @@ func (h *Host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 	out := lab.Output{Stdout: end.stdout, Stderr: end.stderr}
 	switch {
 	case err != nil:
+		if said := out.LastLine(); said != "" {
+			err = fmt.Errorf("%w; the last it said: %s", err, said)
+		}
 		return out, h.fail(c.String(), err)
 	case end.code == refused && bytes.HasPrefix(end.stderr, []byte("etcdrill: ")):
 		return lab.Output{}, h.fail(c.String(), end.refusal())
@@ -295,7 +298,13 @@ func (h *Host) PowerOn(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, boot)
 	defer cancel()
-	return lab.Until(ctx, h.String()+" to be up", h.Connect)
+	return lab.Until(ctx, h.String()+" to be up", func(ctx context.Context) error {
+		err := h.Connect(ctx)
+		if key := (*HostKeyError)(nil); errors.As(err, &key) {
+			cancel() // it is up, and is another one
+		}
+		return err
+	})
 }
 
 // boot is how long a machine may take to come up.

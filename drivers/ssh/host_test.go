@@ -535,6 +535,33 @@ func TestPutCutInTheMiddle(t *testing.T) {
 	}
 }
 
+// TestDiskFull: a host without room for a file says so, and keeps the old one.
+func TestDiskFull(t *testing.T) {
+	h, _ := newHost(t)
+	ctx := limit(t)
+	if err := syscall.Mount("etcdrill-test", h.Dir(), "tmpfs", 0, "size=1m"); err != nil {
+		lacking(t, "root", "cannot mount a small filesystem: "+err.Error())
+	}
+	defer syscall.Unmount(h.Dir(), syscall.MNT_DETACH)
+	must(t, h.Put(ctx, "file", 0o600, []byte("old")))
+	binary := filepath.Join(t.TempDir(), "binary")
+	must(t, os.WriteFile(binary, make([]byte, 4<<20), 0o600))
+	for what, err := range map[string]error{
+		"put":    h.Put(ctx, "file", 0o600, make([]byte, 4<<20)),
+		"upload": h.Upload(ctx, "file", 0o755, binary),
+	} {
+		for _, says := range []string{"m1 (vm-a): put " + filepath.Join(h.Dir(), "file"), "No space left on device"} {
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: got %v, want it to say %q", what, err, says)
+			}
+		}
+	}
+	left(t, h, ".", "file")
+	if data, err := h.Get(ctx, "file"); err != nil || string(data) != "old" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
 type readFunc func([]byte) (int, error)
 
 func (f readFunc) Read(p []byte) (int, error) { return f(p) }

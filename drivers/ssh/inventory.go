@@ -1,7 +1,6 @@
 package ssh
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,9 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -116,16 +113,16 @@ func ReadInventory(file string) (*Inventory, error) {
 // ParseInventory is ReadInventory with the text at hand. Relative paths in it
 // are relative to file's directory.
 func ParseInventory(file string, src []byte) (*Inventory, error) {
-	r := &reader{file: file, lines: strings.Split(string(src), "\n")}
-	entries, config := r.read(src)
-	if len(r.problems) == 0 {
-		inv := r.resolve(entries, newAliases(config))
-		if len(r.problems) == 0 {
-			return inv, nil
-		}
+	r := &reader{Reader: lab.NewReader(file, src), file: file}
+	entries, config := r.read()
+	if err := r.Err(); err != nil {
+		return nil, err
 	}
-	sort.SliceStable(r.problems, func(i, j int) bool { return r.problems[i].Line < r.problems[j].Line })
-	return nil, r.problems
+	inv := r.resolve(entries, newAliases(config))
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return inv, nil
 }
 
 // entry is one host as written, before aliases are looked up.
@@ -138,35 +135,13 @@ type entry struct {
 }
 
 type reader struct {
-	file     string
-	lines    []string
-	problems lab.Problems
-}
-
-func (r *reader) bad(n ast.Node, format string, args ...any) {
-	line, col := 1, 1
-	if m, ok := n.(*ast.MappingNode); ok && len(m.Values) > 0 {
-		n = m.Values[0].Key
-	}
-	if n != nil {
-		if t := n.GetToken(); t != nil && t.Position != nil {
-			line, col = t.Position.Line, t.Position.Column
-		}
-	}
-	r.at(line, col, fmt.Sprintf(format, args...))
-}
-
-func (r *reader) at(line, col int, what string) {
-	source := ""
-	if line >= 1 && line <= len(r.lines) {
-		source = strings.ReplaceAll(r.lines[line-1], "\t", " ")
-	}
-	r.problems = append(r.problems, lab.Problem{File: r.file, Line: line, Col: col, What: what, Source: source})
+	*lab.Reader
+	file string
 }
 
 // read is the part of reading an inventory that looks at its text alone.
-func (r *reader) read(src []byte) (entries []entry, config string) {
-	root := r.root(src)
+func (r *reader) read() (entries []entry, config string) {
+	root := r.Root("inventory")
 	if root == nil {
 		return nil, ""
 	}
@@ -184,12 +159,12 @@ func (r *reader) read(src []byte) (entries []entry, config string) {
 		"hosts": func(n ast.Node) { hosts = n },
 	})
 	if hosts == nil {
-		r.bad(root, "%q is missing: expected a list of hosts", "hosts")
+		r.Bad(root, "%q is missing: expected a list of hosts", "hosts")
 		return nil, config
 	}
-	items, ok := r.items(hosts)
+	items, ok := r.Items(hosts, "expected a list")
 	if ok && len(items) == 0 {
-		r.bad(hosts, "hosts: expected at least one")
+		r.Bad(hosts, "hosts: expected at least one")
 	}
 	for _, n := range items {
 		entries = append(entries, r.entry(n, defaults))
@@ -197,100 +172,34 @@ func (r *reader) read(src []byte) (entries []entry, config string) {
 	return entries, config
 }
 
-// root parses the text into the mapping that is the inventory.
-func (r *reader) root(src []byte) (root ast.Node) {
-	defer func() { // the YAML parser has panicked on hostile input before
-		if p := recover(); p != nil {
-			r.at(1, 1, fmt.Sprintf("no valid YAML: %v", p))
-			root = nil
-		}
-	}()
-	f, err := parser.ParseBytes(src, 0, parser.AllowDuplicateMapKey()) // keys sees to that, and goes on
-	if err != nil {
-		line, col, what := 1, 1, err.Error()
-		var e yaml.Error
-		if errors.As(err, &e) {
-			what = e.GetMessage()
-			if t := e.GetToken(); t != nil && t.Position != nil {
-				line, col = t.Position.Line, t.Position.Column
-			}
-		}
-		r.at(line, col, "no valid YAML: "+what)
-		return nil
-	}
-	var docs []ast.Node
-	for _, d := range f.Docs {
-		if d.Body != nil && d.Body.Type() != ast.CommentType {
-			docs = append(docs, d.Body)
-		}
-	}
-	if len(docs) != 1 {
-		r.at(1, 1, fmt.Sprintf("expected one inventory, found %d documents", len(docs)))
-		return nil
-	}
-	return docs[0]
-}
-
 // keys hands the values of a mapping to who knows the key.
 func (r *reader) keys(n ast.Node, table map[string]func(ast.Node)) {
-	var entries []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		entries = n.Values
-	case *ast.MappingValueNode:
-		entries = []*ast.MappingValueNode{n}
-	default:
-		r.bad(n, "expected keys with values: %s", strings.Join(sortedKeys(table), ", "))
-		return
-	}
+	entries, _ := r.Pairs(n, "expected keys with values: "+strings.Join(sortedKeys(table), ", "))
 	seen := map[string]bool{}
 	for _, kv := range entries {
-		key := keyOf(kv)
+		key := lab.KeyOf(kv)
 		if seen[key] {
-			r.bad(kv.Key, "%q is given twice", key)
+			r.Bad(kv.Key, "%q is given twice", key)
 			continue
 		}
 		seen[key] = true
 		read, ok := table[key]
 		if !ok {
-			r.bad(kv.Key, "unknown word %q%s: expected one of %s", key, lab.Meant(key, sortedKeys(table)), strings.Join(sortedKeys(table), ", "))
+			r.Bad(kv.Key, "unknown word %q%s: expected one of %s", key, lab.Meant(key, sortedKeys(table)), strings.Join(sortedKeys(table), ", "))
 			continue
 		}
 		read(kv.Value)
 	}
 }
 
-func keyOf(kv *ast.MappingValueNode) string {
-	if t := kv.Key.GetToken(); t != nil {
-		return t.Value
-	}
-	return kv.Key.String()
-}
-
-func (r *reader) items(n ast.Node) (items []ast.Node, ok bool) {
-	if s, ok := n.(*ast.SequenceNode); ok {
-		return s.Values, true
-	}
-	r.bad(n, "expected a list")
-	return nil, false
-}
-
 // text reads one value that is not empty.
 func (r *reader) text(n ast.Node) string {
-	s := ""
-	switch n := n.(type) {
-	case *ast.LiteralNode:
-		s = n.Value.Value
-	case *ast.StringNode:
-		s = n.Value
-	case *ast.NullNode, *ast.MappingNode, *ast.MappingValueNode, *ast.SequenceNode, *ast.AliasNode, *ast.AnchorNode, *ast.TagNode:
-		r.bad(n, "expected a single value")
+	s, ok := r.Scalar(n)
+	if !ok {
 		return ""
-	default:
-		s = n.GetToken().Value
 	}
 	if s = strings.TrimSpace(s); s == "" {
-		r.bad(n, "expected a value, got nothing")
+		r.Bad(n, "expected a value, got nothing")
 	}
 	return s
 }
@@ -340,7 +249,7 @@ var (
 func (r *reader) match(n ast.Node, want *regexp.Regexp, what string) string {
 	s := r.text(n)
 	if s != "" && !want.MatchString(s) {
-		r.bad(n, "%q: expected %s", s, what)
+		r.Bad(n, "%q: expected %s", s, what)
 	}
 	return s
 }
@@ -365,13 +274,13 @@ func (r *reader) entryKeys(e *entry) map[string]func(ast.Node) {
 		"jump": func(n ast.Node) {
 			e.jump = r.text(n)
 			if _, err := parseJump(e.jump); e.jump != "" && err != nil {
-				r.bad(n, "jump: %s", err)
+				r.Bad(n, "jump: %s", err)
 			}
 		},
 		"labels": func(n ast.Node) { m.Labels = r.labels(n) },
 		"faults": func(n ast.Node) {
 			m.Faults = nil
-			items, _ := r.items(n)
+			items, _ := r.Items(n, "expected a list")
 			for _, i := range items {
 				m.Faults = append(m.Faults, r.match(i, validFault, "the word of a fault, such as crash"))
 			}
@@ -383,14 +292,14 @@ func (r *reader) entryKeys(e *entry) map[string]func(ast.Node) {
 				"on":  func(n ast.Node) { m.Power.On = r.argv(n) },
 			})
 			if (m.Power.Off == nil) != (m.Power.On == nil) {
-				r.bad(n, "power: expected both `off` and `on`: what is switched off must come back")
+				r.Bad(n, "power: expected both `off` and `on`: what is switched off must come back")
 			}
 		},
 		"sudo": func(n ast.Node) {
 			switch m.Sudo = Sudo(r.text(n)); m.Sudo {
 			case SudoAuto, SudoYes, SudoNo, "":
 			default:
-				r.bad(n, "sudo: %q: expected true, false or auto (where the user is not root)", m.Sudo)
+				r.Bad(n, "sudo: %q: expected true, false or auto (where the user is not root)", m.Sudo)
 			}
 		},
 	}
@@ -404,15 +313,15 @@ func (r *reader) port(n ast.Node) int {
 	s := r.text(n)
 	p, err := strconv.Atoi(s)
 	if s != "" && (err != nil || p < 1 || p > 65535) {
-		r.bad(n, "port: %q: expected a number from 1 to 65535", s)
+		r.Bad(n, "port: %q: expected a number from 1 to 65535", s)
 	}
 	return p
 }
 
 func (r *reader) argv(n ast.Node) []string {
-	items, ok := r.items(n)
+	items, ok := r.Items(n, "expected a list")
 	if ok && len(items) == 0 {
-		r.bad(n, "expected a command, as a list of its words")
+		r.Bad(n, "expected a command, as a list of its words")
 	}
 	var out []string
 	for _, i := range items {
@@ -423,20 +332,12 @@ func (r *reader) argv(n ast.Node) []string {
 
 func (r *reader) labels(n ast.Node) map[string]string {
 	out := map[string]string{}
-	var entries []*ast.MappingValueNode
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		entries = n.Values
-	case *ast.MappingValueNode:
-		entries = []*ast.MappingValueNode{n}
-	default:
-		r.bad(n, "labels: expected names with values")
-	}
+	entries, _ := r.Pairs(n, "labels: expected names with values")
 	for _, kv := range entries {
-		if _, twice := out[keyOf(kv)]; twice {
-			r.bad(kv.Key, "%q is given twice", keyOf(kv))
+		if _, twice := out[lab.KeyOf(kv)]; twice {
+			r.Bad(kv.Key, "%q is given twice", lab.KeyOf(kv))
 		}
-		out[keyOf(kv)] = r.text(kv.Value)
+		out[lab.KeyOf(kv)] = r.text(kv.Value)
 	}
 	return out
 }
@@ -447,12 +348,9 @@ func (r *reader) entry(n ast.Node, defaults entry) entry {
 	e.node, e.given = n, map[string]bool{}
 	switch n.(type) {
 	case *ast.MappingNode, *ast.MappingValueNode:
-		before := len(r.problems)
 		r.keys(n, r.entryKeys(&e))
-		switch {
-		case len(r.problems) > before:
-		case e.alias == "" && e.machine.Login.Address == "":
-			r.bad(n, "a host needs `address`, or `ssh` with an alias of ~/.ssh/config")
+		if !e.given["ssh"] && !e.given["address"] {
+			r.Bad(n, "a host needs `address`, or `ssh` with an alias of ~/.ssh/config")
 		}
 	default:
 		e.alias = r.match(n, validAddress, "an alias of ~/.ssh/config, or keys with values")
@@ -470,7 +368,7 @@ func (r *reader) resolve(entries []entry, a *aliases) *Inventory {
 	for _, e := range entries {
 		m := e.machine
 		if err := e.login(&m.Login, a); err != nil {
-			r.bad(e.node, "%s", err)
+			r.Bad(e.node, "%s", err)
 			continue
 		}
 		if m.Name == "" {
@@ -479,12 +377,12 @@ func (r *reader) resolve(entries []entry, a *aliases) *Inventory {
 			}
 		}
 		if names[m.Name] {
-			r.bad(e.node, "%q is the name of another host already", m.Name)
+			r.Bad(e.node, "%q is the name of another host already", m.Name)
 		}
 		// The way is part of it: two sites may use the same private addresses.
 		key := fmt.Sprint(m.Login.hostPort(), m.Login.Jump)
 		if by := logins[key]; by != "" {
-			r.bad(e.node, "%s is the host %q already: two members on one machine would fall together", m.Login.hostPort(), by)
+			r.Bad(e.node, "%s is the host %q already: two members on one machine would fall together", m.Login.hostPort(), by)
 		}
 		names[m.Name], logins[key] = true, m.Name
 		inv.Machines = append(inv.Machines, m)

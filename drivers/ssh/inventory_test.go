@@ -296,17 +296,19 @@ func FuzzInventory(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {
-		r := &reader{file: "hosts.yaml", lines: strings.Split(string(src), "\n")}
-		entries, _ := r.read(src) // aliases are not looked up: they may name any file
-		if len(r.problems) == 0 && len(entries) == 0 {
+		r := &reader{Reader: lab.NewReader("hosts.yaml", src), file: "hosts.yaml"}
+		entries, _ := r.read() // aliases are not looked up: they may name any file
+		var problems lab.Problems
+		errors.As(r.Err(), &problems)
+		if len(problems) == 0 && len(entries) == 0 {
 			t.Fatal("neither hosts nor problems")
 		}
-		for _, p := range r.problems {
+		for _, p := range problems {
 			if p.Line < 1 || p.Col < 0 || p.What == "" || p.String() == "" {
 				t.Fatalf("no place: %+v", p)
 			}
 		}
-		if len(r.problems) > 0 {
+		if len(problems) > 0 {
 			return
 		}
 		for _, e := range entries {

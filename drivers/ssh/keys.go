@@ -13,6 +13,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 	xknownhosts "golang.org/x/crypto/ssh/knownhosts"
+
+	"github.com/etcdrill/etcdrill/lab"
 )
 
 // trust decides whether a host is who it was. Its files are read for every
@@ -53,36 +55,78 @@ func (t trust) files(l Login) (all []string, add string) {
 	return there, add
 }
 
-// check returns how to look at the key of a host, and which kinds of key to
-// ask it for: those that are known, since it may have more than one.
-func (t trust) check(l Login) (ssh.HostKeyCallback, []string, error) {
+// known is what known_hosts files say.
+type known struct {
+	trust
+	db    *knownhosts.HostKeyDB
+	files []string
+	add   string // where a new host is written down
+}
+
+// open reads the known_hosts files of a login.
+func (t trust) open(l Login) (*known, error) {
 	files, add := t.files(l)
 	db, err := knownhosts.NewDB(files...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("known hosts: %w", err)
+		return nil, fmt.Errorf("known hosts: %w", err)
 	}
-	check := db.HostKeyCallback()
-	return func(host string, remote net.Addr, key ssh.PublicKey) error {
-		err := check(host, remote, key)
-		shown := key.Type() + " " + ssh.FingerprintSHA256(key)
-		var revoked *xknownhosts.RevokedError
-		var other *xknownhosts.KeyError
-		switch {
-		case err == nil:
-			return nil
-		case errors.As(err, &revoked):
-			return &HostKeyError{host, true, shown, fmt.Sprintf("%s shows the host key %s, which %s:%d revokes", host, shown, revoked.Revoked.Filename, revoked.Revoked.Line)}
-		case errors.As(err, &other) && len(other.Want) > 0:
-			return &HostKeyError{host, true, shown, fmt.Sprintf("the host key of %s has CHANGED: it shows %s, expected %s. "+
-				"Either the machine was made anew or somebody else answers in its place: ask its owner, and only then remove that line", host, shown, wanted(other.Want))}
-		case !errors.As(err, &other):
-			return err
-		case !t.acceptNew:
-			return &HostKeyError{host, false, shown, fmt.Sprintf("%s is not known: it shows the host key %s, and none of %s has a key of it. "+
-				"Compare it with the machine's own, then log in once with ssh, or use --accept-new-host-keys", host, shown, strings.Join(append([]string{add}, files...), ", "))}
-		}
-		return t.add(add, host, key)
-	}, db.HostKeyAlgorithms(l.hostPort()), nil
+	return &known{t, db, files, add}, nil
+}
+
+// check looks at the key that a host shows. It is an ssh.HostKeyCallback.
+func (k *known) check(host string, remote net.Addr, key ssh.PublicKey) error {
+	err := k.db.HostKeyCallback()(host, remote, key)
+	shown := key.Type() + " " + ssh.FingerprintSHA256(key)
+	var revoked *xknownhosts.RevokedError
+	var other *xknownhosts.KeyError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &revoked):
+		return &HostKeyError{host, true, shown, fmt.Sprintf("%s shows the host key %s, which %s:%d revokes: ask its owner", host, shown, revoked.Revoked.Filename, revoked.Revoked.Line)}
+	case errors.As(err, &other) && len(other.Want) > 0:
+		return changed(host, shown, other.Want)
+	case !errors.As(err, &other):
+		return err
+	case !k.acceptNew:
+		return &HostKeyError{host, false, shown, fmt.Sprintf("%s is not known: it shows the host key %s, and none of %s has a key of it. "+
+			"Compare it with the machine's own, then log in once with ssh, or use --accept-new-host-keys", host, shown, strings.Join(append([]string{k.add}, k.files...), ", "))}
+	}
+	return k.write(k.add, host, key)
+}
+
+// kinds are the kinds of key to ask a host for: those that are known of it,
+// since it may have more than one.
+func (k *known) kinds(host string) []string { return k.db.HostKeyAlgorithms(host) }
+
+// otherKind is the error for a host that has no key of the kinds that are known
+// of it. Which ones those are is said to whoever shows a key nobody has.
+func (k *known) otherKind(host string) error {
+	var other *xknownhosts.KeyError
+	if err := k.db.HostKeyCallback()(host, &net.TCPAddr{IP: net.IPv4zero}, noKey{}); !errors.As(err, &other) {
+		return err
+	}
+	return changed(host, "", other.Want)
+}
+
+// noKey is the key of nobody.
+type noKey struct{}
+
+func (noKey) Type() string                        { return "" }
+func (noKey) Marshal() []byte                     { return nil }
+func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("there is no such key") }
+
+// changed is the error for a host that shows another key than it had.
+func changed(host, shown string, want []xknownhosts.KnownKey) *HostKeyError {
+	shows, remove := shown, ""
+	if shown == "" {
+		shows = "none of the kinds that are known of it"
+	}
+	if len(want) > 0 {
+		remove = fmt.Sprintf(" (%s)", lab.Quote([]string{"ssh-keygen", "-f", want[0].Filename, "-R", knownhosts.Normalize(host)}))
+	}
+	return &HostKeyError{host, true, shown, fmt.Sprintf("the host key of %s has CHANGED: it shows %s, expected %s. "+
+		"Either the machine was made anew or somebody else answers in its place: ask its owner, and only then remove that line%s", host, shows, wanted(want), remove)}
 }
 
 func wanted(keys []xknownhosts.KnownKey) string {
@@ -93,8 +137,8 @@ func wanted(keys []xknownhosts.KnownKey) string {
 	return strings.Join(out, " or ")
 }
 
-// add writes down the key of a host that nobody knew.
-func (t trust) add(file, host string, key ssh.PublicKey) error {
+// write writes down the key of a host that nobody knew.
+func (t trust) write(file, host string, key ssh.PublicKey) error {
 	t.adding.Lock()
 	defer t.adding.Unlock()
 	say := func(err error) error { return fmt.Errorf("accept the host key of %s: %w", host, err) }

@@ -72,8 +72,8 @@ const (
 	clientPair = "client"
 )
 
-// early is how far back certificates begin, for hosts whose clock is behind.
-const early = time.Hour
+// Early is how far back certificates begin, for hosts whose clock is behind.
+const Early = time.Hour
 
 // PKIDir is where the authorities of a lab and the certificate of its clients
 // lie on this machine.
@@ -116,7 +116,7 @@ func (p *PKI) Renew(valid time.Duration) error {
 	return p.sign(p.ca.Subject.CommonName, valid)
 }
 
-// template is a certificate that begins early and has a number of its own.
+// template is a certificate that begins [Early] and has a number of its own.
 func template(name string, until time.Time) *x509.Certificate {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
@@ -129,7 +129,7 @@ func template(name string, until time.Time) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    from.Add(-early),
+		NotBefore:    from.Add(-Early),
 		NotAfter:     until,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}

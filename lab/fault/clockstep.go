@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,7 +21,8 @@ import (
 //
 // Only a host that owns its clock can suffer it: a container shows the clock of
 // its machine (FF14). Healing sets the clock back by what it is off by now, so
-// it can be done again, and lets synchronisation go on.
+// it can be done again, and lets synchronisation go on. A host that is left
+// alone does so by itself, by the time since it booted, which no step changes.
 type ClockStep struct {
 	Member lab.Target    `default:"follower" doc:"whose host gets another time"`
 	By     time.Duration `need:"yes" doc:"how far, 10s to 2400h"`
@@ -78,21 +78,40 @@ func (f *ClockStep) file(e *lab.Env, m *lab.Member) string {
 	return path.Join(m.Host.Dir(), "clock-"+url.PathEscape(e.Owner)+".json")
 }
 
-// offset is how far a host's clock is ahead of the one here. It is read from
-// both sides of the question, so that half the time it took is the most it is
-// wrong by.
-func offset(ctx context.Context, h lab.Host) (time.Duration, error) {
-	start := time.Now()
-	out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"date", "+%s.%N"}})
+// clockBase prints which boot of the host this is, and by how many nanoseconds
+// its clock is ahead of the time since then, which nobody can step.
+const clockBase = `
+read -r up _ </proc/uptime
+echo "$(cat /proc/sys/kernel/random/boot_id) $(($(date +%s%N) - ${up%.*}${up#*.}0000000))"
+`
+
+// clockBack sets a clock back to what clockBase has printed, $1 and $2, when it
+// is off by more than $3 nanoseconds. After another boot the clock is that of
+// the hardware, which was never stepped.
+const clockBack = `
+[ "$(cat /proc/sys/kernel/random/boot_id)" = "$1" ] || exit 0
+read -r up _ </proc/uptime
+right=$((${up%.*}${up#*.}0000000 + $2))
+off=$(($(date +%s%N) - right))
+[ "$off" -lt "$3" ] && [ "$off" -gt "-$3" ] && exit 0
+exec date --set="@$((right / 1000000000)).$(printf %09d $((right % 1000000000)))"
+`
+
+// arm makes the host set its clock right by itself when nobody heals it.
+func (f *ClockStep) arm(ctx context.Context, e *lab.Env, m *lab.Member, was clock) error {
+	out, err := m.Host.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", clockBase}})
 	if err != nil {
-		return 0, err
+		return err
 	}
-	middle := start.Add(time.Since(start) / 2)
-	s, err := strconv.ParseFloat(strings.TrimSpace(string(out.Stdout)), 64)
-	if err != nil {
-		return 0, fmt.Errorf("%s: date: %w", h.Name(), err)
+	base := strings.Fields(string(out.Stdout))
+	if len(base) != 2 {
+		return fmt.Errorf("%s: expected a boot id and a number, got %q", m.Host.Name(), out.Stdout)
 	}
-	return time.Duration((s - float64(middle.UnixNano())/1e9) * 1e9), nil
+	undo := [][]string{{"sh", "-c", clockBack, "etcdrill", base[0], base[1], fmt.Sprint(tolerance.Nanoseconds())}}
+	if len(was.Units) > 0 {
+		undo = append(undo, append([]string{"systemctl", "start"}, was.Units...))
+	}
+	return arm(ctx, e, m, undo...)
 }
 
 // Inject steps.
@@ -102,7 +121,7 @@ func (f *ClockStep) Inject(ctx context.Context, e *lab.Env) error {
 		return err
 	}
 	for _, m := range ms {
-		before, err := offset(ctx, m.Host)
+		before, _, err := lab.Clock(ctx, m.Host)
 		if err != nil {
 			return err
 		}
@@ -121,6 +140,9 @@ func (f *ClockStep) Inject(ctx context.Context, e *lab.Env) error {
 			return err
 		}
 		if err := m.Host.Put(ctx, f.file(e, m), 0o600, data); err != nil {
+			return err
+		}
+		if err := f.arm(ctx, e, m, was); err != nil {
 			return err
 		}
 		if len(was.Units) > 0 {
@@ -151,7 +173,7 @@ func (f *ClockStep) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 		if err != nil {
 			return lab.Proof{}, err
 		}
-		now, err := offset(ctx, m.Host)
+		now, _, err := lab.Clock(ctx, m.Host)
 		if err != nil {
 			return lab.Proof{}, err
 		}
@@ -174,7 +196,7 @@ func (f *ClockStep) before(ctx context.Context, e *lab.Env, m *lab.Member) (cloc
 	var was clock
 	data, err := m.Host.Get(ctx, f.file(e, m))
 	if errors.Is(err, fs.ErrNotExist) {
-		was.Offset, err = offset(ctx, m.Host)
+		was.Offset, _, err = lab.Clock(ctx, m.Host)
 		return was, err
 	}
 	if err == nil {
@@ -185,16 +207,12 @@ func (f *ClockStep) before(ctx context.Context, e *lab.Env, m *lab.Member) (cloc
 
 // Heal steps back by what the clocks are off by, and lets synchronisation go on.
 func (f *ClockStep) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
+	return every(e, f.Member, func(m *lab.Member) error {
 		was, err := f.before(ctx, e, m)
 		if err != nil {
 			return err
 		}
-		now, err := offset(ctx, m.Host)
+		now, _, err := lab.Clock(ctx, m.Host)
 		if err != nil {
 			return err
 		}
@@ -208,6 +226,6 @@ func (f *ClockStep) Heal(ctx context.Context, e *lab.Env) error {
 				return err
 			}
 		}
-	}
-	return nil
+		return disarm(ctx, e, m)
+	})
 }

@@ -59,14 +59,5 @@ func (f *Crash) Heal(ctx context.Context, e *lab.Env) error { return startAll(ct
 // startAll starts everybody of a target who is down and still a member. It
 // waits for nobody, since the first may need the second for a quorum (FE43).
 func startAll(ctx context.Context, e *lab.Env, t lab.Target) error {
-	ms, err := seats(e, t)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
-		if err := start(ctx, e, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return every(e, t, func(m *lab.Member) error { return start(ctx, e, m) })
 }

@@ -124,24 +124,17 @@ func stand(ctx context.Context, m *lab.Member, paths ...string) ([]bool, error) 
 // Heal gives up on what is lost. A member that was only killed, because the
 // injection did not come further, is started.
 func (f *Destroy) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
+	return every(e, f.Member, func(m *lab.Member) error {
 		is, err := stand(ctx, m, aside(e, m, lost), aside(e, m, buried))
 		if err != nil {
 			return err
 		}
 		switch {
 		case is[0]:
-			err = move(ctx, e, m, aside(e, m, lost), aside(e, m, buried))
+			return move(ctx, e, m, aside(e, m, lost), aside(e, m, buried))
 		case !is[1]:
-			err = start(ctx, e, m)
+			return start(ctx, e, m)
 		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+		return nil
+	})
 }

@@ -41,6 +41,17 @@
 // So Heal asks the world what is broken and mends that. It never asks whether
 // Inject had succeeded.
 //
+// HEAL WHO CAN BE HEALED. A host that cannot be reached does not keep the others
+// broken: every and mend go on after an error.
+//
+// WHEN NOBODY HEALS, because etcdrill or the way to a host is gone, the host's
+// dead man's switch stops the member, paused or not, clears the rules of its
+// links and detaches its tracer; a stranger at a port and an overload die with
+// the connection they came over. What outlives all that is armed before it is
+// done (arm) and disarmed when it is healed: a filled disk, a stepped clock.
+// What lies in the lab's directory goes with the lab. A host that is switched
+// off cannot help itself: `etcdrill gc` switches it on, by the ledger.
+//
 // PROVE CHANGES NOTHING, and it can say three things. Bites: the effect was
 // seen. Gone: the effect is away and what it hit works. Unclear: neither,
 // look again. An error means that we could not look. Where a fault shows only

@@ -129,8 +129,5 @@ func lastSaid(ctx context.Context, m *lab.Member, text string) (string, error) {
 
 // Heal detaches the tracer and starts who is down and still a member.
 func (f *FailDisk) Heal(ctx context.Context, e *lab.Env) error {
-	if err := untrace(ctx, e); err != nil {
-		return err
-	}
-	return startAll(ctx, e, f.Member)
+	return errors.Join(untrace(ctx, e), startAll(ctx, e, f.Member))
 }

@@ -97,21 +97,24 @@ func start(ctx context.Context, e *lab.Env, m *lab.Member) error {
 	return nil
 }
 
+// every heals the members of a target one by one. It goes on after one that
+// cannot be healed, whose host may be gone: the others can.
+func every(e *lab.Env, t lab.Target, heal func(*lab.Member) error) error {
+	ms, err := seats(e, t)
+	for _, m := range ms {
+		err = errors.Join(err, heal(m))
+	}
+	return err
+}
+
 // mend heals members one by one and starts who is down and still a member.
 func mend(ctx context.Context, e *lab.Env, t lab.Target, heal func(*lab.Member) error) error {
-	ms, err := seats(e, t)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
+	return every(e, t, func(m *lab.Member) error {
 		if err := heal(m); err != nil {
 			return fmt.Errorf("%s: %w", m.Name, err)
 		}
-		if err := start(ctx, e, m); err != nil {
-			return err
-		}
-	}
-	return nil
+		return start(ctx, e, m)
+	})
 }
 
 // replaced tells whether the member that had this seat before the fault is no
@@ -155,6 +158,29 @@ func listens(ctx context.Context, h lab.Host, raw string) error {
 		return err
 	}
 	return conn.Close()
+}
+
+// arm books on a member's host what it is to do by itself when nobody is there
+// any more to heal it, see lab.DeadMan.
+func arm(ctx context.Context, e *lab.Env, m *lab.Member, undo ...[]string) error {
+	if e.DeadMan == nil {
+		return nil
+	}
+	if err := e.DeadMan.Arm(ctx, e.Owner, m.Host.Name(), undo...); err != nil {
+		return fmt.Errorf("dead man's switch of %s: %w", m.Name, err)
+	}
+	return nil
+}
+
+// disarm takes that back.
+func disarm(ctx context.Context, e *lab.Env, m *lab.Member) error {
+	if e.DeadMan == nil {
+		return nil
+	}
+	if err := e.DeadMan.Disarm(ctx, e.Owner, m.Host.Name()); err != nil {
+		return fmt.Errorf("dead man's switch of %s: %w", m.Name, err)
+	}
+	return nil
 }
 
 // away is the proof of all faults that take processes away: it bites when all

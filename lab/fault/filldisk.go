@@ -76,6 +76,9 @@ func (f *FillDisk) Inject(ctx context.Context, e *lab.Env) error {
 		if err != nil {
 			return err
 		}
+		if err := arm(ctx, e, m, []string{"rm", "-f", "--", f.filler(e, m)}); err != nil {
+			return err
+		}
 		// dd ends with an error when there is no room left, which is the point;
 		// the proof looks at what it did.
 		e.Run(ctx, m.Host, lab.Cmd{Dir: "/", Argv: []string{"dd", "if=/dev/zero", "of=" + f.filler(e, m), "bs=64K", "count=" + strconv.FormatInt(free/(64<<10)+16, 10), "status=none"}})
@@ -119,14 +122,10 @@ func (f *FillDisk) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 
 // Heal frees the disks and starts who is down.
 func (f *FillDisk) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
+	return mend(ctx, e, f.Member, func(m *lab.Member) error {
 		if err := remove(ctx, e, m, f.filler(e, m)); err != nil {
 			return err
 		}
-	}
-	return startAll(ctx, e, f.Member)
+		return disarm(ctx, e, m)
+	})
 }

@@ -88,19 +88,15 @@ func (f *Pause) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 // Heal continues the processes that run. One that was killed meanwhile is not
 // started: that was another fault's doing, and is its business.
 func (f *Pause) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
+	return every(e, f.Member, func(m *lab.Member) error {
 		err := m.Proc.Signal(ctx, "CONT")
 		if errors.Is(err, lab.ErrNotRunning) {
-			continue
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("SIGCONT to %s: %w", m.Name, err)
 		}
 		e.Note(m.Name, "SIGCONT")
-	}
-	return nil
+		return nil
+	})
 }

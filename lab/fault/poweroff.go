@@ -103,10 +103,7 @@ func (f *PowerOff) Heal(ctx context.Context, e *lab.Env) error {
 			return err
 		})
 	})
-	if err != nil {
-		return err
-	}
-	return startAll(ctx, e, f.Member)
+	return errors.Join(err, startAll(ctx, e, f.Member))
 }
 
 // atOnce does something for all members at the same time.

@@ -167,13 +167,9 @@ func (f *TakePort) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 // Heal ends the strangers, waits until the ports are free and starts who is
 // down and still a member.
 func (f *TakePort) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
+	return mend(ctx, e, f.Member, func(m *lab.Member) error {
 		pids, err := f.strangers(ctx, m)
-		if err != nil {
+		if err != nil || len(pids) == 0 {
 			return err
 		}
 		for _, pid := range pids {
@@ -183,20 +179,14 @@ func (f *TakePort) Heal(ctx context.Context, e *lab.Env) error {
 				}
 			}
 		}
-		if len(pids) > 0 {
-			bound, cancel := context.WithTimeout(ctx, 5*time.Second)
-			err := lab.Until(bound, "the port of "+m.Name+" to be free", func(ctx context.Context) error {
-				pids, err := f.strangers(ctx, m)
-				if err == nil && len(pids) > 0 {
-					err = fmt.Errorf("process %d is still there", pids[0])
-				}
-				return err
-			})
-			cancel()
-			if err != nil {
-				return err
+		bound, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		return lab.Until(bound, "its port to be free", func(ctx context.Context) error {
+			pids, err := f.strangers(ctx, m)
+			if err == nil && len(pids) > 0 {
+				err = fmt.Errorf("process %d is still there", pids[0])
 			}
-		}
-	}
-	return startAll(ctx, e, f.Member)
+			return err
+		})
+	})
 }

@@ -98,19 +98,7 @@ func (f *Wipe) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 
 // Heal puts the old data back or drops it, see Wipe.
 func (f *Wipe) Heal(ctx context.Context, e *lab.Env) error {
-	ms, err := seats(e, f.Member)
-	if err != nil {
-		return err
-	}
-	for _, m := range ms {
-		if err := putBack(ctx, e, m, aside(e, m, wiped)); err != nil {
-			return err
-		}
-		if err := start(ctx, e, m); err != nil {
-			return err
-		}
-	}
-	return nil
+	return mend(ctx, e, f.Member, func(m *lab.Member) error { return putBack(ctx, e, m, aside(e, m, wiped)) })
 }
 
 // putBack makes a kept directory a member's data directory again. It is

@@ -323,6 +323,10 @@ func (c *court) verdict(rep *lab.Report) (lab.Verdict, string) {
 	if worst == lab.Fail && c.void() && !slices.ContainsFunc(rep.Expect, func(e lab.ExpectReport) bool { return e.Verdict == lab.Fail && safety(e.Text) }) {
 		worst = lab.Error
 	}
+	// What is seen of a lab that broke under its drill says nothing about etcd.
+	if s.halted {
+		worst = lab.Error
+	}
 	if worst != lab.Pass {
 		return worst, strings.Join(because[worst][:min(3, len(because[worst]))], "; ")
 	}

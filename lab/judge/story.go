@@ -22,6 +22,7 @@ type story struct {
 	elections   int             // terms with a leader, less one; -1 when none was seen
 	ended       bool
 	interrupted bool
+	halted      bool
 	verdict     lab.Verdict
 	err         string
 }
@@ -131,7 +132,7 @@ func tell(events []lab.Event) *story {
 			s.left = append(s.left, e.Text)
 		case lab.EventEnd:
 			s.ended, s.verdict, s.err = true, e.Verdict, e.Error
-			s.interrupted = e.Text == "interrupted"
+			s.interrupted, s.halted = e.Text == lab.EndInterrupted, e.Text == lab.EndHalted
 		}
 	}
 	for i := range s.members {

@@ -75,6 +75,20 @@ func (s *Server) Stop() {
 	s.listen.Close()
 }
 
+// Become gives the server another host key, for the connections to come.
+func (s *Server) Become(key ssh.Signer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Key = key
+}
+
+// Setenv adds to the environment of the commands to come.
+func (s *Server) Setenv(e string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Env = append(s.Env, e)
+}
+
 // Cut breaks all connections without a word.
 func (s *Server) Cut() {
 	s.mu.Lock()
@@ -120,7 +134,9 @@ func (s *Server) handle(tcp net.Conn) {
 		}
 		return nil, errors.New("who is that")
 	}}
+	s.mu.Lock()
 	config.AddHostKey(s.Key)
+	s.mu.Unlock()
 	conn, channels, requests, err := ssh.NewServerConn(s.wrap(tcp), config)
 	if err != nil {
 		return
@@ -222,7 +238,9 @@ func (s *Server) session(c ssh.NewChannel) {
 
 func (s *Server) run(ch ssh.Channel, line string, gone <-chan struct{}) {
 	cmd := exec.Command("/bin/sh", "-c", line)
+	s.mu.Lock()
 	cmd.Env = append(os.Environ(), s.Env...)
+	s.mu.Unlock()
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: !s.NoGroup}
 	var ends [3][2]*os.File
