@@ -399,7 +399,7 @@ func TestWarnings(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "vm2: its clock is ") || !strings.Contains(err.Error(), "not valid yet") || len(w) != 1 || !strings.Contains(w[0], "vm1 ") || !strings.Contains(w[0], "vm2 -") || !strings.Contains(w[0], "timedatectl") {
 		t.Errorf("another clock: %q, %v", w, err)
 	}
-	s.servers[0].listen.Close()
+	s.servers[0].Stop()
 	w, err = s.driver().Warnings(limit(t))
 	if err == nil || !strings.Contains(err.Error(), "vm1") || len(w) != 1 {
 		t.Errorf("one does not answer: %q, %v", w, err)
