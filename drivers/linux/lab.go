@@ -120,17 +120,18 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error { return l.lay(ctx, i, o) }); err != nil {
-		return nil, nil, err
-	}
+	// From the first agent on: the others may take long.
 	l.Halts = append(l.Halts, l.forgotten)
-	living, release := context.WithCancel(context.Background())
+	living, stop := context.WithCancel(context.Background())
 	go l.live(living)
 	defer func() {
 		if err != nil {
-			release()
+			stop()
 		}
 	}()
+	if err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error { return l.lay(ctx, i, o) }); err != nil {
+		return nil, nil, err
+	}
 	traces := ""
 	if err := l.agents[r.Seats[0].Name].Do(ctx, control.WordTrace, control.Ask{}, &traces); err != nil {
 		return nil, nil, err
@@ -142,7 +143,7 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 		return nil, nil, err
 	}
 	l.setCaps(r.Caps)
-	return l.Cluster, release, etcd.Deploy(ctx, l.Cluster, pki)
+	return l.Cluster, stop, etcd.Deploy(ctx, l.Cluster, pki)
 }
 
 // Open puts a lab together again from its directory on this machine. host
