@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/kernel"
 	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -31,6 +32,24 @@ func TestParseShow(t *testing.T) {
 	for _, bad := range []string{"", "MainPID=x\n", "MainPID=0\nExecMainStatus=?\n", "MainPID=0\nExecMainStatus=1\nExecMainExitTimestamp=yesterday\n"} {
 		if got, err := parseShow(bad); err == nil {
 			t.Errorf("%q was read as %+v", bad, got)
+		}
+	}
+}
+
+// A rule that is carried out by two comes back as it was set.
+func TestParts(t *testing.T) {
+	for _, m := range []kernel.Means{{}, {Filter: kernel.Iptables}, {Filter: kernel.Nft, Netem: true}} {
+		for _, to := range []string{"m2", "client"} {
+			for _, r := range []lab.Rule{{}, {Drop: true}, {Reject: true}, {Loss: 0.01}, {Drop: true, Delay: time.Second, Jitter: time.Millisecond, Loss: 0.7, Rate: 1}} {
+				part := m.Takes("m1", to, r)
+				rest := without(r, part)
+				if got := with(rest, part); got != r {
+					t.Errorf("%s, to %s: %+v is %+v, and the kernel's part %+v", m, to, r, got, part)
+				}
+				if m.Filter != "" && (rest.Drop || rest.Reject) || m.Netem && to == "m2" && rest != (lab.Rule{}) {
+					t.Errorf("%s, to %s: of %+v the proxy gets %+v", m, to, r, rest)
+				}
+			}
 		}
 	}
 }
