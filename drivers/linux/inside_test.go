@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/kernel"
 	"github.com/etcdrill/etcdrill/drivers/network"
 	"github.com/etcdrill/etcdrill/drivers/place"
 	"github.com/etcdrill/etcdrill/drivers/process"
@@ -108,6 +109,24 @@ func TestUnitState(t *testing.T) {
 	}
 	systemctl("echo MainPID=0; echo ExecMainCode=2; echo ExecMainStatus=9; echo ExecMainExitTimestamp=Sat 2026-11-21 08:00:01.250000 UTC")
 	expect(lab.ProcState{Exit: "killed", Ended: time.Date(2026, 11, 21, 8, 0, 1, 250_000_000, time.UTC)})
+}
+
+// A rule that is carried out by two comes back as it was set.
+func TestParts(t *testing.T) {
+	for _, m := range []kernel.Means{{}, {Filter: kernel.Iptables}, {Filter: kernel.Nft, Netem: true}} {
+		for _, to := range []string{"m2", "client"} {
+			for _, r := range []lab.Rule{{}, {Drop: true}, {Reject: true}, {Loss: 0.01}, {Drop: true, Delay: time.Second, Jitter: time.Millisecond, Loss: 0.7, Rate: 1}} {
+				part := m.Takes("m1", to, r)
+				rest := without(r, part)
+				if got := with(rest, part); got != r {
+					t.Errorf("%s, to %s: %+v is %+v, and the kernel's part %+v", m, to, r, got, part)
+				}
+				if m.Filter != "" && (rest.Drop || rest.Reject) || m.Netem && to == "m2" && rest != (lab.Rule{}) {
+					t.Errorf("%s, to %s: of %+v the proxy gets %+v", m, to, r, rest)
+				}
+			}
+		}
+	}
 }
 
 func TestListening(t *testing.T) {

@@ -61,6 +61,13 @@ func without(r, part lab.Rule) lab.Rule {
 	return r
 }
 
+// with puts the part back.
+func with(r, part lab.Rule) lab.Rule {
+	r.Drop, r.Reject = r.Drop || part.Drop, r.Reject || part.Reject
+	r.Delay, r.Jitter, r.Loss, r.Rate = r.Delay+part.Delay, r.Jitter+part.Jitter, r.Loss+part.Loss, r.Rate+part.Rate
+	return r
+}
+
 // Clear implements lab.Links.
 func (w *wires) Clear(ctx context.Context, owner string) error {
 	return errors.Join(w.kernel.Clear(ctx, owner), w.proxy.Clear(ctx, owner))
@@ -77,7 +84,7 @@ func (w *wires) Rules(ctx context.Context) ([]lab.LinkRule, error) {
 	for _, t := range taken {
 		for i, r := range rules {
 			if r.Owner == t.Owner && r.From == t.From && r.To == t.To {
-				rules[i].Rule = network.Sum([]lab.Rule{r.Rule, t.Rule})
+				rules[i].Rule = with(r.Rule, t.Rule)
 				rules[i].Held += t.Held
 			}
 		}
