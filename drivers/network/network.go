@@ -231,7 +231,12 @@ func (n *Network) dialer(from, addr string) func(context.Context) (net.Conn, err
 		if h, err := n.host(from); err == nil && h.Source != "" {
 			d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(h.Source)}
 		}
-		return d.DialContext(ctx, "tcp", addr)
+		c, err := d.DialContext(ctx, "tcp", addr)
+		var late net.Error
+		if errors.As(err, &late) && late.Timeout() && !errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", err, context.DeadlineExceeded) // the dialer's clock was first
+		}
+		return c, err
 	}
 }
 
