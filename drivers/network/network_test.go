@@ -25,7 +25,7 @@ type rig struct {
 	came  map[string]chan net.Conn // what m1's and m2's members accepted
 }
 
-func newRig(t *testing.T, patience time.Duration) *rig {
+func newRig(t *testing.T, patience time.Duration, change ...func([]Host)) *rig {
 	t.Helper()
 	r := &rig{socks: map[string]string{}, came: map[string]chan net.Conn{}}
 	listen := func() net.Listener {
@@ -55,6 +55,9 @@ func newRig(t *testing.T, patience time.Duration) *rig {
 	closed := listen()
 	closed.Close()
 	hosts = append(hosts, Host{Name: "down", Addr: "192.0.2.3", Peer: closed.Addr().String(), Client: closed.Addr().String()})
+	for _, c := range change {
+		c(hosts)
+	}
 	r.Network = New(hosts, patience)
 	for _, h := range hosts {
 		l := listen()
@@ -168,7 +171,6 @@ func TestDialTellsWhatIsThere(t *testing.T) {
 
 // A name leads where the DNS of the host that asks says, just then.
 func TestNames(t *testing.T) {
-	r := newRig(t, time.Second)
 	record := func(addr string) []lab.Record {
 		return []lab.Record{{Name: "m2.lab.test", Type: "A", Data: addr}}
 	}
@@ -180,7 +182,7 @@ func TestNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.hosts[0].Names = resolver
+	r := newRig(t, time.Second, func(hosts []Host) { hosts[0].Names = resolver })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
