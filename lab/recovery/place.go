@@ -3,7 +3,6 @@ package recovery
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -68,17 +67,21 @@ done`, "sh"}, dirs...)})
 	return lines, nil
 }
 
-// exists looks for a file or directory on a host.
-func exists(ctx context.Context, m *lab.Member, path string) (bool, error) {
-	_, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"test", "-e", path}})
-	var exit *lab.ExitError
-	if errors.As(err, &exit) && exit.Code == 1 {
-		return false, nil
-	}
+// there tells of paths on a host whether they are there. It asks the host once.
+func there(ctx context.Context, m *lab.Member, paths ...string) ([]bool, error) {
+	out, err := m.Host.Run(ctx, lab.Cmd{Argv: append([]string{"sh", "-c", `for p in "$@"; do if [ -e "$p" ]; then echo yes; else echo no; fi; done`, "sh"}, paths...)})
 	if err != nil {
-		return false, fmt.Errorf("%s: looking for %s: %w", m.Name, path, err)
+		return nil, fmt.Errorf("%s: looking for %s: %w", m.Name, strings.Join(paths, ", "), err)
 	}
-	return true, nil
+	said := strings.Fields(string(out.Stdout))
+	if len(said) != len(paths) {
+		return nil, fmt.Errorf("%s: looking for %s: %.200q", m.Name, strings.Join(paths, ", "), out.Stdout)
+	}
+	is := make([]bool, len(said))
+	for i, s := range said {
+		is[i] = s == "yes"
+	}
+	return is, nil
 }
 
 // found looks at a seat: what there is before anything is done.
@@ -92,9 +95,11 @@ func found(ctx context.Context, m *lab.Member) (Place, error) {
 	if p.Config, err = etcd.Configured(ctx, m); err != nil {
 		return p, err
 	}
-	if p.Dir, err = exists(ctx, m, m.DataDir); err != nil {
+	is, err := there(ctx, m, m.DataDir)
+	if err != nil {
 		return p, err
 	}
+	p.Dir = is[0]
 	ids, err := contents(ctx, m, m.DataDir)
 	if err != nil {
 		return p, err

@@ -108,7 +108,7 @@ func majority(ctx context.Context, e *lab.Env, places []Place) (have []string, o
 // StartMajority starts the members that still have their data, when they are a
 // majority: they lose nothing (FE18).
 type StartMajority struct {
-	Decided MajorityPlan `yaml:"-"`
+	Decided MajorityPlan `yaml:"-" json:",omitzero"`
 }
 
 // MajorityPlan is what StartMajority has decided.
@@ -202,7 +202,7 @@ func (s *StartMajority) Steps(e *lab.Env) ([]operation.Step, error) {
 // it finds nobody, although it has the identity of the survivor (FE18). The
 // survivor's own directory is only read.
 type Salvage struct {
-	Decided SalvagePlan `yaml:"-"`
+	Decided SalvagePlan `yaml:"-" json:",omitzero"`
 }
 
 // SalvagePlan is what Salvage has decided.

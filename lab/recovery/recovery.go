@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/operation"
 )
 
@@ -104,6 +105,21 @@ func start(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
 		}
 		return nil
 	})
+}
+
+// ready waits until all of the seats serve. That a process has ended instead
+// is a finding; that it takes too long is none.
+func ready(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
+	err := etcd.WaitReady(ctx, e.Cluster, seats...)
+	if err == nil {
+		return nil
+	}
+	for _, m := range seats {
+		if st, serr := m.Proc.State(context.WithoutCancel(ctx)); serr == nil && !st.Running {
+			return &lab.Failure{What: "etcd on " + m.Name, Want: "running", Got: err.Error()}
+		}
+	}
+	return err
 }
 
 // silent wants no process and nobody who listens, on any of the seats. A
