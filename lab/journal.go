@@ -30,6 +30,7 @@ const (
 	EventStatus  = "status"  // a member's status changed: Host, Status
 	EventLoad    = "load"    // load: Rate (ops/s), every second; Text for what happened to it
 	EventNote    = "note"    // Text
+	EventReturn  = "return"  // the store was put back to an earlier state on purpose: Return
 	EventLeft    = "left"    // Text: something was left behind
 	EventEnd     = "end"     // the run ended: Verdict (of the steps alone), Error, Text: EndInterrupted, EndHalted or empty
 )
@@ -64,6 +65,16 @@ type Event struct {
 	Status   *Status   `json:"status,omitempty"`
 	Statuses []Status  `json:"statuses,omitempty"`
 	Run      *RunInfo  `json:"run,omitempty"`
+	Return   *Return   `json:"return,omitempty"`
+}
+
+// Return says that the store went back to what it was at Revision, and goes on
+// from revision From, which is above every revision it had given out before.
+// So revisions tell what is gone by intention: what was acknowledged above
+// Revision and below From. Everything else must still be there.
+type Return struct {
+	Revision int64 `json:"revision"`
+	From     int64 `json:"from"`
 }
 
 // RunInfo opens a journal: everything needed to judge the run again.

@@ -56,9 +56,10 @@ type Report struct {
 	AckedWrites   int                `json:"acked_writes"`
 	LostWrites    *int               `json:"lost_writes"` // null: could not be counted
 	UnknownWrites int                `json:"unknown_writes"`
-	Lost          []Finding          `json:"lost,omitempty"` // the first hundred
-	Linearizable  string             `json:"linearizable"`   // yes, no, unknown
-	Findings      []Finding          `json:"findings"`       // everything the judges found, lost writes excepted
+	UndoneWrites  int                `json:"undone_writes,omitempty"` // acknowledged, and taken back by a restore on purpose
+	Lost          []Finding          `json:"lost,omitempty"`          // the first hundred
+	Linearizable  string             `json:"linearizable"`            // yes, no, unknown
+	Findings      []Finding          `json:"findings"`                // everything the judges found, lost writes excepted
 	Expect        []ExpectReport     `json:"expect"`
 	Latency       map[string]Latency `json:"latency,omitempty"` // by kind: write, read
 	Members       []MemberReport     `json:"members"`

@@ -111,6 +111,7 @@ var ExpectTerms = map[string]ExpectTerm{
 	"outage":       {"time without an accepted write that began during this fault", "s", "fault"},
 	"read-outage":  {"time without an answered linearizable read that began during this fault", "s", "fault"},
 	"lost":         {"acknowledged writes that are not there in the end", "n", ""},
+	"undone":       {"acknowledged writes that a restore took back on purpose; 0 when nothing is said about it", "n", ""},
 	"resurrected":  {"keys that are there though their deletion was acknowledged", "n", ""},
 	"unknown":      {"writes of which no client knows whether they happened", "n", ""},
 	"acked":        {"acknowledged writes", "n", ""},

@@ -176,6 +176,9 @@ func figures(r *lab.Report) []figure {
 	lost := figure{Label: "Lost writes (RPO)", Value: "–", Note: "could not be counted", Class: "dim"}
 	if r.LostWrites != nil {
 		lost = figure{Label: "Lost writes (RPO)", Value: grouped(*r.LostWrites), Note: "of those that were acknowledged"}
+		if r.UndoneWrites > 0 {
+			lost.Note = "beside " + grouped(r.UndoneWrites) + " that a restore took back on purpose"
+		}
 		if *r.LostWrites > 0 {
 			lost.Class = "bad"
 		}

@@ -91,6 +91,9 @@ func Text(w io.Writer, r *lab.Report, dir string, o Options) error {
 		} else {
 			row("lost writes", "%s acknowledged", lostText(r))
 		}
+		if r.UndoneWrites > 0 {
+			row("undone", "%s that a restore took back on purpose", counted(r.UndoneWrites, "acknowledged write"))
+		}
 		if r.UnknownWrites > 0 {
 			row("unknown", "%s of which no client knows whether it happened", counted(r.UnknownWrites, "write"))
 		}

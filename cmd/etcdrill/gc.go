@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/operation"
 )
 
 func (a *app) gc() *cobra.Command {
@@ -34,6 +35,7 @@ nothing.`,
 			n := 0
 			for _, l := range left {
 				if !all && (l.Keep || l.Owned) {
+					a.unfinished(ctx, drv, l)
 					continue
 				}
 				n++
@@ -61,6 +63,23 @@ nothing.`,
 	cmd.Flags().BoolVar(&all, "all", false, "also labs that stay, and labs of drills that are running")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "only say what would be removed")
 	return cmd
+}
+
+// unfinished tells of a lab that stays, and waits for somebody to go on with
+// what was begun on it.
+func (a *app) unfinished(ctx context.Context, drv lab.Driver, l lab.Left) {
+	if l.Owned {
+		return
+	}
+	c, err := drv.Open(ctx, l.ID)
+	if err != nil {
+		return // that it cannot be opened is told by who wants to
+	}
+	if s, err := operation.Unfinished(c); err != nil {
+		fmt.Fprintf(a.err, "%s: %s\n", l.ID, err)
+	} else if s != nil {
+		fmt.Fprintf(a.err, "%s: unfinished operation: %s; etcdrill resume --lab %s, or rollback\n", l.ID, s, l.ID)
+	}
 }
 
 // healFirst undoes the faults of a lab that can still be opened. It matters

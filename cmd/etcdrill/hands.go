@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/operation"
 )
 
 // The commands for a lab that stays. They take the lab's name as --lab, and
@@ -213,10 +214,14 @@ func (a *app) printStatus(ctx context.Context, c *lab.Cluster) error {
 	if err != nil {
 		return err
 	}
+	unfinished, err := operation.Unfinished(c)
+	if err != nil {
+		return err
+	}
 	if asJSON, err := a.json(); err != nil {
 		return err
 	} else if asJSON {
-		return json.NewEncoder(a.out).Encode(map[string]any{"lab": c.ID, "driver": c.Driver, "members": look, "faults": open})
+		return json.NewEncoder(a.out).Encode(map[string]any{"lab": c.ID, "driver": c.Driver, "members": look, "faults": open, "unfinished": unfinished})
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MEMBER\tSTATE\tROLE\tTERM\tINDEX\tREVISION\tVERSION\tENDPOINT")
@@ -241,6 +246,9 @@ func (a *app) printStatus(ctx context.Context, c *lab.Cluster) error {
 	}
 	for _, d := range open {
 		fmt.Fprintf(a.out, "fault in place: %s (%s); etcdrill heal %s\n", d.Name, d.Verb, d.Name)
+	}
+	if unfinished != nil {
+		fmt.Fprintf(a.out, "unfinished operation: %s; etcdrill resume, or etcdrill rollback\n", unfinished)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ type Members struct {
 	Listed   int    `default:"-1" doc:"so many are in the member list"`
 	Equal    string `doc:"hash: all have the same data, by HashKV at one revision and equal compact revision"`
 	Differ   string `doc:"hash: they have not, by the same"`
-	Cluster  string `doc:"same: the cluster id is the one of right before the last break"`
+	Cluster  string `doc:"same: the cluster id is the one of right before the last break; other: it is not"`
 }
 
 // Valid implements the check of arguments.
@@ -28,8 +28,8 @@ func (m *Members) Valid() error {
 			return fmt.Errorf("%s: %q: expected hash", word, v)
 		}
 	}
-	if m.Cluster != "" && m.Cluster != "same" {
-		return fmt.Errorf("cluster: %q: expected same", m.Cluster)
+	if m.Cluster != "" && m.Cluster != "same" && m.Cluster != "other" {
+		return fmt.Errorf("cluster: %q: expected same or other", m.Cluster)
 	}
 	switch {
 	case m.Equal != "" && m.Differ != "":
@@ -106,10 +106,12 @@ func (m *Members) Holds(ctx context.Context, e *lab.Env) error {
 			return fmt.Errorf("no member had told its cluster id right before the last break")
 		}
 		for _, s := range now {
-			if s.Up && !s.Absent {
-				if err := wrong("cluster id of "+s.Name, was, s.Cluster); err != nil {
-					return err
-				}
+			switch {
+			case !s.Up || s.Absent || (s.Cluster == was) == (m.Cluster == "same"):
+			case m.Cluster == "same":
+				return wrong("cluster id of "+s.Name, was, s.Cluster)
+			default:
+				return &lab.Failure{What: "cluster id of " + s.Name, Want: "another one than before", Got: s.Cluster}
 			}
 		}
 	}

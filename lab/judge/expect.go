@@ -32,7 +32,7 @@ func (c *court) measure(e lab.Expect) (string, lab.Verdict) {
 			return "no leader was ever seen", lab.Error
 		}
 		return number(s.elections)
-	case "rto", "outage", "read-outage", "latency", "lost", "resurrected", "unknown", "acked", "linearizable", "revisions", "watch":
+	case "rto", "outage", "read-outage", "latency", "lost", "undone", "resurrected", "unknown", "acked", "linearizable", "revisions", "watch":
 		if !c.ran {
 			return "there was no load", lab.Error
 		}
@@ -62,6 +62,8 @@ func (c *court) measure(e lab.Expect) (string, lab.Verdict) {
 			return number(len(c.losses.Lost))
 		}
 		return number(len(c.losses.Resurrected))
+	case "undone":
+		return number(c.undone)
 	case "unknown":
 		return number(c.vague)
 	case "acked":

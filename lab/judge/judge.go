@@ -52,6 +52,8 @@ func (o Options) Judge(ctx context.Context, dir string) (*lab.Report, error) {
 // not yet decided is unknown.
 func (o Options) Report(ctx context.Context, events []lab.Event, ops []lab.Op) *lab.Report {
 	c := &court{opts: o, story: tell(events), rec: NewRecord(ops)}
+	c.lives = livesOf(c.rec, c.story.returns)
+	c.last = c.lives[len(c.lives)-1]
 	c.hear(ctx)
 	return c.report()
 }
@@ -60,7 +62,9 @@ func (o Options) Report(ctx context.Context, events []lab.Event, ops []lab.Op) *
 type court struct {
 	opts  Options
 	story *story
-	rec   *Record
+	rec   *Record   // the whole history
+	lives []*Record // the same, cut where the store was put back; see livesOf
+	last  *Record   // of lives
 
 	ran           bool // there was load
 	writeProbed   bool
@@ -73,6 +77,7 @@ type court struct {
 	linear        Linear
 	whole         string
 	acked, vague  int
+	undone        int // acknowledged writes that a return of the store explains
 	gate, reached float64
 	gated         bool // there is a gate
 }
@@ -82,10 +87,10 @@ func (c *court) hear(ctx context.Context) {
 	load := s.load()
 	c.ran = len(r.clients) > 0
 	judges := []func(){
-		func() { c.linear = Linearizable(ctx, r, c.opts.Steps) },
-		func() { c.watched = Watch(r) },
-		func() { c.orders = Revisions(r) },
-		func() { c.losses = Lost(r) },
+		func() { c.linear = linearLives(ctx, c.lives, c.opts.Steps) },
+		func() { c.watched = watchLives(c.lives) },
+		func() { c.orders = orderLives(c.lives) },
+		func() { c.losses, c.undone = Lost(c.last), undone(r, s.returns) },
 		func() {
 			c.writeProbed, c.readProbed = Probed(r)
 			for _, o := range Outages(r, s.faults, s.resolution()) {
@@ -98,7 +103,7 @@ func (c *court) hear(ctx context.Context) {
 	}
 	each(len(judges), func(i int) { judges[i]() })
 	if n := c.opts.WholeStore; n > 0 && c.ran && c.linear.Ops <= n {
-		c.whole = WholeStore(ctx, r, c.opts.Steps)
+		c.whole = WholeStore(ctx, c.last, c.opts.Steps)
 	}
 	if load != nil && c.ran {
 		if c.gate = float64(load.Gate); c.gate == 0 {
@@ -128,6 +133,7 @@ func (c *court) report() *lab.Report {
 		Ops:           len(c.rec.clients),
 		AckedWrites:   c.acked,
 		UnknownWrites: c.vague,
+		UndoneWrites:  c.undone,
 		Linearizable:  "unknown",
 		Latency:       c.latency,
 		Members:       s.members,
@@ -146,6 +152,10 @@ func (c *court) report() *lab.Report {
 	if d := s.run.Drill; d != nil {
 		rep.Drill, rep.Title, rep.Why, rep.Tags = d.Name, d.Title, d.Why, d.Tags
 		promises = d.Promises()
+		if len(s.returns) > 0 && c.ran && !slices.ContainsFunc(promises, func(e lab.Expect) bool { return e.Term == "undone" }) {
+			// A drill that restores says how much that may cost.
+			promises = append(promises, lab.Expect{Text: "undone == 0", Term: "undone", Op: "==", Standing: true})
+		}
 	}
 	if c.writeProbed || c.readProbed {
 		rep.Resolution = s.resolution().Seconds()
@@ -212,7 +222,7 @@ func (c *court) picture() *lab.Picture {
 	switch l := c.losses; {
 	case l.First != nil:
 		f := append(slices.Clone(l.Lost), l.Resurrected...)[0]
-		return window(c.rec, f, l.First, c.rec.Rows[l.First.Key])
+		return window(c.last, f, l.First, c.last.Rows[l.First.Key])
 	case c.linear.Picture != nil:
 		return c.linear.Picture
 	case c.orders.Count > 0:
@@ -336,7 +346,7 @@ func (c *court) verdict(rep *lab.Report) (lab.Verdict, string) {
 // safety tells promises about data from promises about time.
 func safety(text string) bool {
 	term, _, _ := strings.Cut(strings.Fields(text + " ")[0], ".")
-	return slices.Contains([]string{"lost", "resurrected", "linearizable", "revisions", "watch"}, term)
+	return slices.Contains([]string{"lost", "undone", "resurrected", "linearizable", "revisions", "watch"}, term)
 }
 
 func (c *court) complain(e lab.ExpectReport) string {
@@ -362,6 +372,9 @@ func (c *court) praise(rep *lab.Report) string {
 	}
 	if rep.LostWrites != nil {
 		out += fmt.Sprintf("; %d of %d acknowledged writes lost", *rep.LostWrites, rep.AckedWrites)
+		if rep.UndoneWrites > 0 {
+			out += fmt.Sprintf(" beside %d that the restore took back", rep.UndoneWrites)
+		}
 	}
 	return out
 }

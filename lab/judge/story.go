@@ -25,6 +25,7 @@ type story struct {
 	halted      bool
 	verdict     lab.Verdict
 	err         string
+	returns     []lab.Return // of the store to earlier states, on purpose
 }
 
 // tell reads a journal. It takes whatever is there: a run may end anywhere.
@@ -128,6 +129,11 @@ func tell(events []lab.Event) *story {
 		case lab.EventGone:
 			f := fault(e.Fault)
 			f.Gone, f.Cure = &at, e.Text
+		case lab.EventReturn:
+			// An operation that was taken up again says it again.
+			if e.Return != nil && !slices.Contains(s.returns, *e.Return) {
+				s.returns = append(s.returns, *e.Return)
+			}
 		case lab.EventLeft:
 			s.left = append(s.left, e.Text)
 		case lab.EventEnd:

@@ -54,8 +54,11 @@ type State struct {
 	records int
 }
 
-// String says where it stands.
-func (s State) String() string {
+// String says which it is and where it stands.
+func (s State) String() string { return s.ID + ": " + s.Where() }
+
+// Where says where it stands.
+func (s State) Where() string {
 	where := fmt.Sprintf("%d steps done", len(s.Done))
 	if s.Begun != "" {
 		where += fmt.Sprintf(", in the middle of %q", s.Begun)
@@ -68,7 +71,7 @@ func (s State) String() string {
 	case s.Back:
 		where = "on its way back, " + where
 	}
-	return fmt.Sprintf("%s: %s", s.ID, where)
+	return where
 }
 
 // dir is where a lab's operations are written down.

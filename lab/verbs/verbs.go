@@ -47,6 +47,12 @@ func All() lab.Verbs {
 			"snapshot":          func() lab.Action { return &action.Snapshot{} },
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
+			"restore":        func() lab.Action { return &action.Restore{} },
+			"restore-alone":  func() lab.Action { return &action.RestoreAlone{} },
+			"recover-quorum": func() lab.Action { return &action.RecoverQuorum{} },
+			"resume":         func() lab.Action { return &action.Resume{} },
+			"rollback":       func() lab.Action { return &action.Rollback{} },
+
 			"etcdctl": func() lab.Action { return &action.Etcdctl{} },
 
 			"watch": func() lab.Action { return &action.Watch{} },

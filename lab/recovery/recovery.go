@@ -1,0 +1,155 @@
+// Package recovery holds the operations that bring a cluster back: what an
+// operator does on the worst day, as steps that survive the death of who does
+// them (see lab/operation). One file per operation.
+//
+// All of them keep the same rules. What is decided is decided once, written
+// down, and the same on all hosts: token, revision bump, who is restored. The
+// tools that run on hosts are etcd's own and those of any Unix. What came of
+// them is read from the cluster and from the files, never from an exit code
+// alone. Nothing is deleted: what is replaced lies aside, under a name that
+// carries the operation's token, and an undo puts it back. Before every step
+// the identities in the hosts' directories are compared with the plan, so that
+// an operation which was interrupted does not go on in a world that somebody
+// else has changed.
+package recovery
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/operation"
+)
+
+// Kinds makes an empty operation of a name, to be filled from a journal.
+func Kinds(name string) (operation.Operation, bool) {
+	kinds := map[string]func() operation.Operation{
+		"restore":        func() operation.Operation { return &Restore{} },
+		"start-majority": func() operation.Operation { return &StartMajority{} },
+		"salvage":        func() operation.Operation { return &Salvage{} },
+	}
+	make, ok := kinds[name]
+	if !ok {
+		return nil, false
+	}
+	return make(), true
+}
+
+// on works on several hosts at once and joins their errors.
+func on[T any](all []T, do func(T) error) error {
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, x := range all {
+		wg.Go(func() { errs[i] = do(x) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// seats finds the seats of names, in the order of the lab.
+func seats(c *lab.Cluster, names []string) ([]*lab.Member, error) {
+	var out []*lab.Member
+	for _, name := range names {
+		if _, err := c.Member(name); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range c.Seats {
+		if slices.Contains(names, m.Name) {
+			out = append(out, m)
+		}
+	}
+	if len(out) != len(names) {
+		return nil, fmt.Errorf("hosts: %s: expected each once", strings.Join(names, ", "))
+	}
+	return out, nil
+}
+
+// sized is a limit for work on so many bytes: what is usual, and one second
+// more for every 5 MB, which a slow disk still does (facts 7.2).
+func sized(bytes int64) time.Duration {
+	return time.Minute + time.Duration(bytes/(5<<20))*time.Second
+}
+
+// stop stops processes politely, all at once, and looks that they have ended.
+func stop(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
+	return on(seats, func(m *lab.Member) error {
+		st, err := m.Proc.State(ctx)
+		if err != nil {
+			return fmt.Errorf("process of %s: %w", m.Name, err)
+		}
+		if st.Running {
+			e.Note(m.Name, "stop etcd")
+			if err := m.Proc.Stop(ctx); err != nil {
+				return fmt.Errorf("stop of %s: %w", m.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// start starts processes, all at once: waiting for the first before the second
+// is started would never end (FE43).
+func start(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
+	return on(seats, func(m *lab.Member) error {
+		e.Note(m.Name, "start etcd")
+		if err := m.Proc.Start(ctx); err != nil {
+			return fmt.Errorf("start of %s: %w", m.Name, err)
+		}
+		return nil
+	})
+}
+
+// ready waits until all of the seats serve. That a process has ended instead
+// is a finding; that it takes too long is none.
+func ready(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
+	err := etcd.WaitReady(ctx, e.Cluster, seats...)
+	if err == nil {
+		return nil
+	}
+	for _, m := range seats {
+		if st, serr := m.Proc.State(context.WithoutCancel(ctx)); serr == nil && !st.Running {
+			return &lab.Failure{What: "etcd on " + m.Name, Want: "running", Got: err.Error()}
+		}
+	}
+	return err
+}
+
+// silent wants no process and nobody who listens, on any of the seats. A
+// member that runs on the old data while the new cluster comes up would be a
+// second truth.
+func silent(ctx context.Context, seats []*lab.Member) error {
+	return on(seats, func(m *lab.Member) error {
+		st, err := m.Proc.State(ctx)
+		if err != nil {
+			return fmt.Errorf("process of %s: %w", m.Name, err)
+		}
+		if st.Running {
+			return &lab.Failure{What: "etcd on " + m.Name, Want: "stopped", Got: fmt.Sprintf("pid %d runs", st.PID)}
+		}
+		return lab.Until(ctx, m.Name+" to listen no more", func(ctx context.Context) error {
+			for _, u := range []string{m.LocalURL, m.HealthURL, cmp.Or(m.PeerBind, m.PeerURL)} {
+				quick, cancel := context.WithTimeout(ctx, time.Second)
+				c, err := m.Host.Dial(quick, hostPort(u))
+				cancel()
+				if err == nil {
+					c.Close()
+					return &lab.Failure{What: "ports of " + m.Name, Want: "closed", Got: "somebody listens at " + hostPort(u)}
+				}
+			}
+			return nil
+		})
+	})
+}
+
+func hostPort(url string) string {
+	_, rest, _ := strings.Cut(url, "://")
+	return strings.TrimSuffix(rest, "/")
+}

@@ -1,0 +1,290 @@
+package recovery_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcdrill/etcdrill/drivers/local"
+	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/operation"
+	"github.com/etcdrill/etcdrill/lab/recovery"
+)
+
+func TestMain(m *testing.M) {
+	if handled, code := tools.Main(os.Args); handled {
+		os.Exit(code)
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	os.Exit(m.Run())
+}
+
+// bench is a lab under test.
+type bench struct {
+	*lab.Env
+	t     *testing.T
+	notes []string
+}
+
+func up(t *testing.T, members, spares int) *bench {
+	t.Helper()
+	var spec lab.Spec
+	lab.Defaults(&spec)
+	spec.Members, spec.Spares = members, spares
+	spec.Heartbeat, spec.Election = 50*time.Millisecond, 500*time.Millisecond
+	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := d.Up(ctx, "t", spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eyes := &etcd.Observer{}
+	t.Cleanup(func() {
+		eyes.Close()
+		if err := d.Down(context.Background(), "t"); err != nil {
+			t.Error(err)
+		}
+	})
+	b := &bench{t: t}
+	j := lab.NewJournal(discard{}, time.Now(), func(e lab.Event) {
+		if e.Kind == lab.EventNote {
+			b.notes = append(b.notes, e.Text)
+		}
+	})
+	b.Env = &lab.Env{Cluster: c, Kit: lab.Kit{Look: eyes.Look}, Journal: j}
+	return b
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+func (discard) Close() error                { return nil }
+
+func (b *bench) client(do func(ctx context.Context, cli *clientv3.Client) error) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 15*time.Second)
+	defer cancel()
+	cli, err := etcd.Client(b.Cluster)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer cli.Close()
+	if err := do(ctx, cli); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) put(key, value string) {
+	b.t.Helper()
+	b.client(func(ctx context.Context, cli *clientv3.Client) error {
+		_, err := cli.Put(ctx, key, value)
+		return err
+	})
+}
+
+// has asserts the value of a key, "" for none.
+func (b *bench) has(key, want string) {
+	b.t.Helper()
+	b.client(func(ctx context.Context, cli *clientv3.Client) error {
+		r, err := cli.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		got := ""
+		if len(r.Kvs) > 0 {
+			got = string(r.Kvs[0].Value)
+		}
+		if got != want {
+			b.t.Errorf("%s is %q, want %q", key, got, want)
+		}
+		return nil
+	})
+}
+
+// snapshot saves one on the host of a seat, and copies it to this machine.
+func (b *bench) snapshot(seat int, file string) (here string) {
+	b.t.Helper()
+	m := b.Seats[seat]
+	if _, err := etcd.Tool(b.t.Context(), b.Env, m, "etcdctl", "snapshot", "save", path.Join(m.Host.Dir(), file)); err != nil {
+		b.t.Fatal(err)
+	}
+	data, err := m.Host.Get(b.t.Context(), file)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	here = filepath.Join(b.t.TempDir(), file)
+	if err := os.WriteFile(here, data, 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	return here
+}
+
+// cluster is the id of the one cluster that serves, and how many vote in it.
+func (b *bench) cluster() (uint64, int) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 15*time.Second)
+	defer cancel()
+	l, err := etcd.Members(ctx, b.Cluster, false)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return l.Cluster, l.Voters()
+}
+
+func (b *bench) run(op *recovery.Restore, o operation.Options) error {
+	return operation.Run(b.t.Context(), b.Env, "restore", op, o)
+}
+
+// refused wants a finding that says text, and nothing touched.
+func (b *bench) refused(err error, text string) {
+	b.t.Helper()
+	var f *lab.Failure
+	if !errors.As(err, &f) || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), "nothing was touched") {
+		b.t.Errorf("want a refusal that says %q, got %v", text, err)
+	}
+}
+
+func TestRestore(t *testing.T) {
+	b := up(t, 3, 1)
+	b.put("kept", "1")
+	saved := b.snapshot(0, "first.db")
+	b.put("later", "2")
+	old, _ := b.cluster()
+
+	// What must not be tried.
+	b.refused(b.run(&recovery.Restore{File: saved}, operation.Options{}), "it serves")
+	data, err := os.ReadFile(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := filepath.Join(t.TempDir(), "bad.db")
+	for text, spoil := range map[string]func([]byte) []byte{
+		"an empty file":  func([]byte) []byte { return nil },
+		"SHA-256":        func(d []byte) []byte { d[len(d)/2] ^= 1; return d },
+		"trailer":        func(d []byte) []byte { return d[:len(d)-32] },
+		"size mod 512 =": func(d []byte) []byte { return d[:len(d)/2+7] },
+	} {
+		if err := os.WriteFile(bad, spoil(append([]byte(nil), data...)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.refused(b.run(&recovery.Restore{File: bad, Anyway: true}, operation.Options{}), text)
+	}
+	if err := b.run(&recovery.Restore{File: saved + ".not", Anyway: true}, operation.Options{}); err == nil || !strings.Contains(err.Error(), "no such file on this machine") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if err := b.run(&recovery.Restore{File: saved, Hosts: []string{"m9"}, Anyway: true}, operation.Options{}); err == nil || !strings.Contains(err.Error(), `no member "m9"`) {
+		t.Errorf("a host that is not there: %v", err)
+	}
+
+	// Something is in the way on one of three hosts: all go back.
+	obstacle := path.Join(b.Seats[1].DataDir, "before-blocked")
+	if err := b.Seats[1].Host.Put(t.Context(), obstacle, 0o600, nil); err != nil {
+		t.Fatal(err)
+	}
+	err = b.run(&recovery.Restore{File: saved, Anyway: true, Token: "blocked"}, operation.Options{})
+	if err == nil || !strings.Contains(err.Error(), "everything was undone") {
+		t.Fatalf("restore onto an obstacle: %v", err)
+	}
+	if now, voters := b.cluster(); now != old || voters != 3 {
+		t.Errorf("after the way back cluster %x serves with %d voters, want %x with 3", now, voters, old)
+	}
+	b.has("later", "2")
+	if _, err := b.Seats[1].Host.Run(t.Context(), lab.Cmd{Argv: []string{"rm", obstacle}}); err != nil {
+		t.Fatal(err)
+	}
+
+	// As it should be; on one host fewer, and a fresh one.
+	op := &recovery.Restore{From: "m1", File: "first.db", Anyway: true, Hosts: []string{"m1", "m3", "m4"}}
+	if err := b.run(op, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	now, voters := b.cluster()
+	if now == old || voters != 3 || etcd.HexID(now) != op.Decided.Cluster {
+		t.Errorf("cluster %x serves with %d voters, want %s with 3", now, voters, op.Decided.Cluster)
+	}
+	b.has("kept", "1")
+	b.has("later", "")
+	if ok, err := etcd.Configured(t.Context(), b.Seats[1]); ok || err != nil {
+		t.Errorf("m2 is out and configured: %v, %v", ok, err)
+	}
+	// A token, and so a cluster, is used once.
+	b.refused(b.run(&recovery.Restore{File: saved, Anyway: true, Token: op.Decided.Token}, operation.Options{}), "which was used")
+	// What lies aside goes when it is said.
+	if err := recovery.Discard(t.Context(), b.Env); err != nil {
+		t.Error(err)
+	}
+	for _, m := range b.Seats {
+		out, err := m.Host.Run(t.Context(), lab.Cmd{Argv: []string{"sh", "-c", `ls -d "$1"/before-* "$2"/restore-* 2>/dev/null || :`, "sh", m.DataDir, m.Host.Dir()}})
+		if err != nil || len(out.Stdout) > 0 {
+			t.Errorf("%s: left %s, %v", m.Name, out.Stdout, err)
+		}
+	}
+	// The same snapshot again goes above what the restored cluster has given out.
+	again := &recovery.Restore{File: saved, Anyway: true}
+	if err := again.Decide(t.Context(), b.Env); err != nil {
+		t.Fatal(err)
+	}
+	if first := op.Decided; again.Decided.Bump < first.Bump+1_000_000_000 {
+		t.Errorf("second bump %d does not clear the first, %d", again.Decided.Bump, first.Bump)
+	}
+}
+
+// Two of three are lost; the third is salvaged. Then a majority is only down.
+func TestRecoverQuorum(t *testing.T) {
+	b := up(t, 3, 0)
+	b.put("kept", "1")
+	old, _ := b.cluster()
+	each := func(seats []*lab.Member, do func(m *lab.Member) error) {
+		t.Helper()
+		for _, m := range seats {
+			if err := do(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kill := func(m *lab.Member) error { return m.Proc.Signal(t.Context(), "KILL") }
+
+	if err := recovery.RecoverQuorum(t.Context(), b.Env, operation.Options{}); err == nil || !strings.Contains(err.Error(), "it serves") {
+		t.Errorf("a cluster that serves: %v", err)
+	}
+	each(b.Seats, kill)
+	if err := recovery.RecoverQuorum(t.Context(), b.Env, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if now, _ := b.cluster(); now != old {
+		t.Errorf("all were only down, and cluster %x became %x", old, now)
+	}
+	b.has("kept", "1")
+	b.put("kept", "2")
+
+	each(b.Seats, kill)
+	each(b.Seats[:2], func(m *lab.Member) error {
+		_, err := m.Host.Run(t.Context(), lab.Cmd{Argv: []string{"mv", m.DataDir, m.DataDir + ".lost"}})
+		return err
+	})
+	if err := recovery.RecoverQuorum(t.Context(), b.Env, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if now, voters := b.cluster(); now == old || voters != 3 {
+		t.Errorf("cluster %x with %d voters, want another one than %x with 3", now, voters, old)
+	}
+	b.has("kept", "2")
+	if said := strings.Join(b.notes, "\n"); !strings.Contains(said, "m3 ends at index") || !strings.Contains(said, "salvaged: ") {
+		t.Errorf("it did not say what it salvaged:\n%s", said)
+	}
+	out, err := b.Seats[2].Host.Run(t.Context(), lab.Cmd{Argv: []string{"sh", "-c", `ls -d "$1"/*quarantine* 2>/dev/null || :`, "sh", b.Seats[2].Host.Dir()}})
+	if err != nil || len(out.Stdout) > 0 {
+		t.Errorf("left of the quarantine: %s, %v", out.Stdout, fmt.Sprint(err))
+	}
+}

@@ -1,0 +1,455 @@
+package recovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/operation"
+)
+
+// Restore puts one snapshot on all members at once, as a new cluster (facts 2b).
+//
+// The new cluster has a token nobody had before, so that a stale directory
+// cannot join it (FE1, FE3), and goes on above every revision the old one can
+// have given out, with everything before marked as compacted, so that a client
+// which remembers the old one is told (FE16, FE17). The old data stays aside on
+// every host until it is discarded. Until the new cluster serves, everything
+// can be undone, on all hosts together; from then on it cannot, since writes
+// may have been acknowledged.
+type Restore struct {
+	File    string   `need:"yes" doc:"the snapshot: a file on this machine, or with from a path below the lab's directory on that host"`
+	From    string   `doc:"the host on which the file lies; this machine when absent"`
+	Hosts   []string `doc:"hosts that become the members, all voting; those that are members now when absent. All others are put out of service"`
+	Token   string   `doc:"cluster token, one that no cluster of this lab had; drawn when absent"`
+	Anyway  bool     `doc:"although the cluster serves, or could serve again with the data it has"`
+	Foreign bool     `doc:"although the snapshot is of another cluster than the data on the hosts"`
+	Discard bool     `yaml:"discard-old" doc:"remove the data that was replaced, once the new cluster serves; else it stays aside"`
+
+	Decided RestorePlan `yaml:"-" json:",omitzero"`
+}
+
+// RestorePlan is what a restore has decided.
+type RestorePlan struct {
+	Token    string // cluster token of the new cluster; names what lies aside too
+	SHA256   string // of the snapshot file
+	Size     int64
+	Revision int64    // of the snapshot
+	Keys     int64    // in it
+	IDs      []string // of the members it lists, hexadecimal
+	Bump     int64    // added to Revision on every member
+	Highest  int64    // revision that anybody was seen at
+	Cluster  string   // id of the new cluster, hexadecimal
+	Served   bool     // the old cluster did
+	Places   []Place  // all seats
+}
+
+// Doc is one sentence for lists and help.
+func (*Restore) Doc() string {
+	return "restores one snapshot on all members at once, as a new cluster above all old revisions; the old data stays aside"
+}
+
+// Valid refuses arguments that cannot be.
+func (r *Restore) Valid() error {
+	if r.From != "" && !filepath.IsLocal(r.File) {
+		return fmt.Errorf("file: %q: expected a path below the lab's directory on %s", r.File, r.From)
+	}
+	if strings.ContainsFunc(r.Token, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_')
+	}) {
+		return fmt.Errorf("token: %q: expected letters, digits, - and _", r.Token)
+	}
+	return nil
+}
+
+// read gets the snapshot.
+func (r *Restore) read(ctx context.Context, e *lab.Env) ([]byte, error) {
+	if r.From == "" {
+		data, err := os.ReadFile(r.File)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("snapshot %s: there is no such file on this machine; `from` names the host on which it lies", r.File)
+		}
+		return data, err
+	}
+	m, err := e.Member(r.From)
+	if err != nil {
+		return nil, err
+	}
+	data, err := m.Host.Get(ctx, path.Join(m.Host.Dir(), r.File))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("snapshot %s: there is no such file in the lab's directory on %s", r.File, r.From)
+	}
+	return data, err
+}
+
+func checksum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// Decide implements operation.Operation.
+func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
+	data, err := r.read(ctx, e)
+	if err != nil {
+		return err
+	}
+	if err := etcd.VerifySnapshot(r.File, data); err != nil {
+		return err
+	}
+	content, err := etcd.ReadSnapshot(data)
+	if err != nil {
+		return &lab.Failure{What: "snapshot " + r.File, Want: "a database of etcd", Got: err.Error()}
+	}
+	d := &r.Decided
+	d.SHA256, d.Size, d.Revision, d.Keys = checksum(data), int64(len(data)), content.Revision, content.Keys
+	for _, m := range content.Members {
+		d.IDs = append(d.IDs, m.HexID())
+	}
+	if d.Places, err = r.places(ctx, e); err != nil {
+		return err
+	}
+	look := e.Look(ctx)
+	if err := r.needed(ctx, e, look); err != nil {
+		return err
+	}
+	known, err := knownOf(ctx, e, d.Places, look)
+	if err != nil {
+		return err
+	}
+	if err := r.ours(known, content); err != nil {
+		return err
+	}
+	if d.Token = r.Token; d.Token == "" {
+		d.Token = etcd.NewToken()
+	}
+	if slices.Contains(known.tokens, d.Token) {
+		return &lab.Failure{What: "token of the restored cluster", Want: "one that no cluster had before (FE3)", Got: d.Token + ", which was used"}
+	}
+	ids, err := r.join(e).Identities()
+	if err != nil {
+		return err
+	}
+	for i, p := range d.Places {
+		if !p.Target {
+			continue
+		}
+		id := ids[p.Name]
+		d.Places[i].New, d.Cluster = id.String(), etcd.HexID(id.Cluster)
+		if slices.Contains(known.ids, d.Cluster) {
+			return &lab.Failure{What: "cluster id after the restore", Want: "one that was never seen in this lab (FE3)", Got: d.Cluster}
+		}
+	}
+	// What was seen is not all there was: whoever saw more may be gone. A
+	// billion is a week of 1,500 writes a second (FE17).
+	d.Highest = max(known.highest, d.Revision)
+	d.Bump = 1_000_000_000 + (d.Highest-d.Revision)*6/5
+	return r.room(ctx, e)
+}
+
+// places looks at all seats and decides who is a target.
+func (r *Restore) places(ctx context.Context, e *lab.Env) ([]Place, error) {
+	places := make([]Place, len(e.Seats))
+	index := map[*lab.Member]int{}
+	for i, m := range e.Seats {
+		index[m] = i
+	}
+	if _, err := seats(e.Cluster, r.Hosts); err != nil {
+		return nil, err
+	}
+	err := on(e.Seats, func(m *lab.Member) error {
+		p, err := found(ctx, m)
+		if err != nil && len(r.Hosts) > 0 && !slices.Contains(r.Hosts, m.Name) {
+			// The dead need not answer. Should it come back, it is of another cluster.
+			e.Note(m.Name, "cannot be looked at, and is left out: keep it from coming back with its old data: %s", err)
+			p, err = Place{Name: m.Name, Away: true}, nil
+		}
+		p.Target = slices.Contains(r.Hosts, m.Name) || len(r.Hosts) == 0 && (p.Config || p.Old != "")
+		places[index[m]] = p
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for i, p := range places {
+		if !p.Target {
+			continue
+		}
+		n++
+		if !p.Config {
+			continue
+		}
+		s, err := etcd.ReadSettings(ctx, e.Seats[i])
+		if err != nil {
+			return nil, err
+		}
+		if name := fmt.Sprint(s.Get("name")); name != p.Name {
+			return nil, &lab.Failure{What: "configuration of " + p.Name, Want: "the name " + p.Name, Got: name}
+		}
+	}
+	if n == 0 {
+		return nil, &lab.Failure{What: "hosts to restore on", Want: "members, or `hosts`", Got: "no host has a configuration or data"}
+	}
+	return places, nil
+}
+
+// needed refuses a restore that loses what need not be lost (FE18): of a
+// cluster that serves, or of which a majority of the directories is there.
+func (r *Restore) needed(ctx context.Context, e *lab.Env, look []lab.Status) error {
+	for _, s := range look {
+		if s.Up && s.Leader != "" && !s.Absent {
+			quick, cancel := context.WithTimeout(ctx, 2*time.Second)
+			r.Decided.Served = etcd.Serves(quick, e.Cluster) == nil
+			cancel()
+			break
+		}
+	}
+	if r.Anyway {
+		return nil
+	}
+	if r.Decided.Served {
+		return &lab.Failure{What: "restore refused: the cluster", Want: "not to serve, or `anyway`: everything after the snapshot would be lost", Got: "it serves"}
+	}
+	have, of, err := majority(ctx, e, r.Decided.Places)
+	if err != nil {
+		return err
+	}
+	if len(have) > 0 {
+		return &lab.Failure{What: "restore refused: original data", Want: "less than a majority, or `anyway`: started again they lose nothing (`recover-quorum`)",
+			Got: fmt.Sprintf("%s have theirs, of %d members", strings.Join(have, ", "), of)}
+	}
+	return nil
+}
+
+// known is what is known of the clusters that were in this lab.
+type known struct {
+	ids     []string // of clusters and members, hexadecimal
+	tokens  []string
+	highest int64 // revision
+}
+
+// knownOf gathers it: from whoever answers, from configurations and data on the
+// hosts, and from earlier operations.
+func knownOf(ctx context.Context, e *lab.Env, places []Place, look []lab.Status) (known, error) {
+	var k known
+	for _, s := range look {
+		if s.Up {
+			k.ids = append(k.ids, s.ID, s.Cluster)
+			k.highest = max(k.highest, s.Revision)
+		}
+	}
+	// A recorder's file, if there is one: the highest revision as a number.
+	if text, err := os.ReadFile(filepath.Join(e.Dir, "highest-revision")); err == nil {
+		n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		if err != nil {
+			return k, fmt.Errorf("highest-revision of the lab: %w", err)
+		}
+		k.highest = max(k.highest, n)
+	}
+	for i, p := range places {
+		if p.Old != "" {
+			f := strings.Fields(p.Old)
+			if len(f) == 5 { // member M of cluster C
+				k.ids = append(k.ids, f[1], f[4])
+			}
+			if !p.Ran { // a process holds its database
+				if rev, err := storedRevision(ctx, e, e.Seats[i]); err == nil {
+					k.highest = max(k.highest, rev)
+				} else {
+					e.Note(p.Name, "the revision of its database cannot be read: %s", err)
+				}
+			}
+		}
+		if !p.Config {
+			continue
+		}
+		s, err := etcd.ReadSettings(ctx, e.Seats[i])
+		if err != nil {
+			return k, err
+		}
+		j := etcd.Join{Token: fmt.Sprint(s.Get("initial-cluster-token")), Cluster: map[string]string{}}
+		for _, pair := range strings.Split(fmt.Sprint(s.Get("initial-cluster")), ",") {
+			if name, url, ok := strings.Cut(pair, "="); ok {
+				j.Cluster[name] = url
+			}
+		}
+		k.tokens = append(k.tokens, j.Token)
+		if ids, err := j.Identities(); err == nil {
+			for _, id := range ids {
+				k.ids = append(k.ids, etcd.HexID(id.Member), etcd.HexID(id.Cluster))
+			}
+		}
+	}
+	past, err := operation.List(e.Cluster)
+	if err != nil {
+		return k, err
+	}
+	for _, s := range past {
+		if s.Name != "restore" {
+			continue
+		}
+		var before Restore
+		if err := json.Unmarshal(s.Plan, &before); err != nil {
+			return k, fmt.Errorf("operation %s: %w", s.ID, err)
+		}
+		d := before.Decided
+		k.ids = append(append(k.ids, d.IDs...), d.Cluster)
+		k.tokens = append(k.tokens, d.Token)
+		k.highest = max(k.highest, d.Highest, d.Revision+d.Bump)
+	}
+	return k, nil
+}
+
+// storedRevision reads the revision of a member's database; its process must
+// not run.
+func storedRevision(ctx context.Context, e *lab.Env, m *lab.Member) (int64, error) {
+	s, err := statusOf(ctx, e, m, path.Join(m.DataDir, "member", "snap", "db"))
+	return s.Revision, err
+}
+
+// dbStatus is what etcdutl says of a database.
+type dbStatus struct {
+	Hash     uint32 `json:"hash"`
+	Revision int64  `json:"revision"`
+	Keys     int64  `json:"totalKey"`
+}
+
+func statusOf(ctx context.Context, e *lab.Env, m *lab.Member, db string) (dbStatus, error) {
+	var s dbStatus
+	out, err := etcd.Tool(ctx, e, m, "etcdutl", "snapshot", "status", db, "--write-out=json")
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(out.Stdout, &s); err != nil || s.Revision == 0 {
+		return s, fmt.Errorf("%s: etcdutl snapshot status exited 0 without an answer that has a revision: %.200q", m.Name, out.Stdout)
+	}
+	return s, nil
+}
+
+// ours refuses a snapshot of another cluster. A snapshot names its members, and
+// one of them must be known here; where nothing is known, all are welcome.
+func (r *Restore) ours(k known, c etcd.Content) error {
+	if r.Foreign || len(k.ids) == 0 || len(c.Members) == 0 {
+		return nil
+	}
+	var names []string
+	for _, m := range c.Members {
+		if slices.Contains(k.ids, m.HexID()) {
+			return nil
+		}
+		names = append(names, m.Name+" "+m.HexID())
+	}
+	return &lab.Failure{What: "snapshot " + r.File, Want: "of this cluster, or `foreign`", Got: "one whose members are " + strings.Join(names, ", ")}
+}
+
+// room refuses hosts that have too little space left for the copy, the
+// restored database and a WAL.
+func (r *Restore) room(ctx context.Context, e *lab.Env) error {
+	const wal = 64 << 20
+	return on(r.targets(e), func(m *lab.Member) error {
+		for at, need := range map[string]int64{m.DataDir: 2*r.Decided.Size + wal, m.Host.Dir(): r.Decided.Size} {
+			have, err := free(ctx, m, at)
+			if err != nil {
+				return err
+			}
+			if have < need {
+				return &lab.Failure{What: "room on " + m.Name + " for " + at, Want: fmt.Sprintf("%d MiB", need>>20), Got: fmt.Sprintf("%d MiB", have>>20)}
+			}
+		}
+		return nil
+	})
+}
+
+// join is how the restored members begin.
+func (r *Restore) join(e *lab.Env) etcd.Join {
+	j := etcd.Join{Cluster: map[string]string{}, State: etcd.StateNew, Token: r.Decided.Token}
+	targets := r.targets(e)
+	for _, m := range targets {
+		j.Cluster[m.Name] = r.peerURL(e, m)
+	}
+	return j
+}
+
+// peerURL is the URL a restored member has. One that is to stay alone in a lab
+// of its own keeps the URL nobody else can reach.
+func (r *Restore) peerURL(e *lab.Env, m *lab.Member) string {
+	if len(r.targets(e)) == 1 {
+		return etcd.AdvertisedPeerURL(e.Spec, m)
+	}
+	return m.PeerURL
+}
+
+func (r *Restore) targets(e *lab.Env) []*lab.Member {
+	return r.those(e, func(p Place) bool { return p.Target })
+}
+
+// all are the seats on which something is done.
+func (r *Restore) all(e *lab.Env) []*lab.Member {
+	return r.those(e, func(p Place) bool { return !p.Away && (p.Target || p.Config || p.Old != "") })
+}
+
+func (r *Restore) those(e *lab.Env, which func(Place) bool) []*lab.Member {
+	var out []*lab.Member
+	for i, p := range r.Decided.Places {
+		if which(p) {
+			out = append(out, e.Seats[i])
+		}
+	}
+	return out
+}
+
+func (r *Restore) place(m *lab.Member) Place {
+	for _, p := range r.Decided.Places {
+		if p.Name == m.Name {
+			return p
+		}
+	}
+	return Place{}
+}
+
+func (r *Restore) upload(m *lab.Member) string {
+	return path.Join(m.Host.Dir(), "restore-"+r.Decided.Token+".snapshot")
+}
+
+// Discard removes the data that finished restores of a lab have put aside. It
+// is refused while an operation is unfinished, which may need it.
+func Discard(ctx context.Context, e *lab.Env) error {
+	all, err := operation.List(e.Cluster)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if !s.Over {
+			return &lab.Failure{What: "discarding what lies aside", Want: "no unfinished operation (`resume` or `rollback` ends it)", Got: s.String()}
+		}
+	}
+	for _, s := range all {
+		if s.Name != "restore" || s.Back {
+			continue
+		}
+		var r Restore
+		if err := json.Unmarshal(s.Plan, &r); err != nil {
+			return fmt.Errorf("operation %s: %w", s.ID, err)
+		}
+		if len(r.Decided.Places) != len(e.Seats) {
+			return fmt.Errorf("operation %s: it was of %d hosts, the lab has %d", s.ID, len(r.Decided.Places), len(e.Seats))
+		}
+		if err := remove(ctx, e, r.all(e), func(m *lab.Member) string { return dirsOf(m, r.Decided.Token).before }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
