@@ -1,6 +1,7 @@
 package action_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -163,7 +164,7 @@ func TestData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := etcd.VerifySnapshot("one.db", data); err != nil {
+		if err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
 			t.Error(err)
 		}
 		if rev, err := etcd.SnapshotRevision(data); err != nil || rev < b.read(t, "x").Header.Revision {
