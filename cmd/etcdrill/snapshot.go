@@ -121,6 +121,7 @@ func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 	name := labFlag(cmd)
 	cmd.Flags().StringVar(&v.Store, "store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
 	cmd.Flags().StringVar(&v.Member, "member", "", "FILE is on the host of this member, relative to the lab's directory there")
+	cmd.Flags().StringVar(&v.Identity, "identity", "", identityDoc)
 	cmd.Flags().BoolVar(&v.Foreign, "foreign", false, "one of another cluster is right too")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		v.Snapshot = args[0]
@@ -141,6 +142,8 @@ func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 	}
 	return cmd
 }
+
+const identityDoc = "file with age secret keys, for snapshots that are encrypted"
 
 // storeCommand is a command that needs a lab only for where its store is.
 func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run func(c *lab.Cluster, s snapshot.Store, args []string) error) *cobra.Command {
@@ -220,7 +223,7 @@ func (a *app) snapshotShow() *cobra.Command {
 
 func (a *app) snapshotDiff() *cobra.Command {
 	var max int
-	var store string
+	var store, identity string
 	cmd := &cobra.Command{
 		Use:   "diff BEFORE AFTER",
 		Short: "list the keys that were added (+), changed (~) and are gone (-) from one snapshot to another, or to the running cluster: live",
@@ -228,6 +231,7 @@ func (a *app) snapshotDiff() *cobra.Command {
 	}
 	name := labFlag(cmd)
 	cmd.Flags().StringVar(&store, "store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	cmd.Flags().StringVar(&identity, "identity", "", identityDoc)
 	cmd.Flags().IntVar(&max, "max", 1000, "print so many lines at most; 0 prints all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		e, done, err := a.labEnv(cmd.Context(), *name)
@@ -236,7 +240,7 @@ func (a *app) snapshotDiff() *cobra.Command {
 		}
 		var keys [2]etcd.Keys
 		for i, ref := range args {
-			k, _, err := snapshot.KeysOf(cmd.Context(), e, store, ref)
+			k, _, err := snapshot.KeysOf(cmd.Context(), e, snapshot.Verify{Snapshot: ref, Store: store, Identity: identity})
 			if err != nil {
 				return judged("snapshot diff", errors.Join(err, done()))
 			}
@@ -300,10 +304,11 @@ func (a *app) snapshotPrune() *cobra.Command {
 }
 
 func (a *app) snapshotExport() *cobra.Command {
-	return a.storeCommand("export NAME FILE", "copy a sound snapshot out of a store, its sidecar beside it", cobra.ExactArgs(2), func(_ *lab.Cluster, s snapshot.Store, args []string) error {
+	var identity string
+	cmd := a.storeCommand("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(_ *lab.Cluster, s snapshot.Store, args []string) error {
 		e, err := s.Find(args[0])
 		if err == nil {
-			err = e.Export(args[1])
+			err = e.Export(args[1], identity)
 		}
 		if err != nil {
 			return judged("snapshot export", err)
@@ -311,4 +316,6 @@ func (a *app) snapshotExport() *cobra.Command {
 		fmt.Fprintln(a.out, args[1])
 		return nil
 	})
+	cmd.Flags().StringVar(&identity, "identity", "", identityDoc)
+	return cmd
 }

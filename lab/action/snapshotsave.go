@@ -18,10 +18,14 @@ type SnapshotSave struct {
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
 	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
+
+	Compress   bool     `doc:"keep it compressed (zstd)"`
+	Recipients []string `doc:"keep it encrypted (age), for the owners of these public keys; its sidecar is not"`
 }
 
 func (a *SnapshotSave) save(member string) *snapshot.Save {
-	return &snapshot.Save{Member: member, Label: a.Label, Store: a.Store, Survivor: a.Survivor, NoTrial: a.NoTrial, Timeout: a.Timeout}
+	return &snapshot.Save{Member: member, Label: a.Label, Store: a.Store, Survivor: a.Survivor, NoTrial: a.NoTrial, Timeout: a.Timeout,
+		Compress: a.Compress, Recipients: a.Recipients}
 }
 
 // Valid implements the check of arguments.
@@ -62,6 +66,7 @@ type SnapshotVerify struct {
 	Store    string     `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
 	Trial    bool       `doc:"restore it into a scratch directory, boot a throwaway member from it, and look what that has"`
 	Foreign  bool       `doc:"one of another cluster is right too"`
+	Identity string     `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`
 }
 
 // Valid implements the check of arguments.
@@ -82,7 +87,7 @@ func (*SnapshotVerify) Doc() string {
 
 // Do implements lab.Action.
 func (a *SnapshotVerify) Do(ctx context.Context, e *lab.Env) error {
-	v := snapshot.Verify{Snapshot: a.Snapshot, Store: a.Store, Trial: a.Trial, Foreign: a.Foreign}
+	v := snapshot.Verify{Snapshot: a.Snapshot, Store: a.Store, Trial: a.Trial, Foreign: a.Foreign, Identity: a.Identity}
 	if a.Member.Role != "" {
 		m, err := etcd.Seat(e.Cluster, a.Member)
 		if err != nil {

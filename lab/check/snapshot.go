@@ -15,6 +15,7 @@ type Snapshot struct {
 	Live     string `doc:"true: it has the keys and values that the cluster has now; false: it has not"`
 	Store    string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
 	Stored   int    `default:"-1" doc:"how many there are, of whatever name"`
+	Identity string `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`
 }
 
 // Valid implements the check of arguments.
@@ -59,7 +60,7 @@ func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := found.Sound(); err != nil {
+	if err := found.Sound(s.Identity); err != nil {
 		return err
 	}
 	if found.Sidecar.Trial == nil {
@@ -69,11 +70,11 @@ func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
 	if !given {
 		return nil
 	}
-	then, _, err := snapshot.KeysOf(ctx, e, s.Store, found.Name)
+	then, _, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: found.Name, Store: s.Store, Identity: s.Identity})
 	if err != nil {
 		return err
 	}
-	now, rev, err := snapshot.KeysOf(ctx, e, s.Store, snapshot.Live)
+	now, rev, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: snapshot.Live})
 	if err != nil {
 		return fmt.Errorf("could not look: %w", err)
 	}

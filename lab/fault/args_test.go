@@ -15,7 +15,7 @@ import (
 func faults() []lab.Fault {
 	return []lab.Fault{&fault.Crash{}, &fault.Stop{}, &fault.Pause{}, &fault.Destroy{}, &fault.Wipe{}, &fault.Cut{}, &fault.Slow{},
 		&fault.Throttle{}, &fault.Fill{}, &fault.Overload{}, &fault.SlowDisk{}, &fault.FailDisk{}, &fault.Corrupt{}, &fault.TakePort{}, &fault.PowerOff{}, &fault.ClockStep{}, &fault.FillDisk{},
-		&fault.Certificate{}}
+		&fault.Certificate{}, &fault.Snapshot{}}
 }
 
 func TestWords(t *testing.T) {
@@ -87,6 +87,11 @@ func TestValid(t *testing.T) {
 		{"certificate", &fault.Certificate{Member: m, Pair: "peer", How: "wrong-names"}, ""},
 		{"certificate pair", &fault.Certificate{Member: m, Pair: "ca", How: "expired"}, "expected one of server, peer, client"},
 		{"certificate how", &fault.Certificate{Member: m, Pair: "peer", How: "old"}, "expected one of expired"},
+		{"snapshot", &fault.Snapshot{Snapshot: "latest", What: "flip", Key: "a"}, ""},
+		{"snapshot what", &fault.Snapshot{Snapshot: "latest", What: "bend"}, "flip, truncate, empty"},
+		{"snapshot key", &fault.Snapshot{Snapshot: "latest", What: "gzip", Key: "a"}, "flip only"},
+		{"snapshot store and member", &fault.Snapshot{Member: m, Snapshot: "a.db", Store: "/s", What: "gzip"}, "expected one of them"},
+		{"snapshot elsewhere", &fault.Snapshot{Member: m, Snapshot: "../a.db", What: "gzip"}, "relative path"},
 		{"certificate names of a client", &fault.Certificate{Member: m, Pair: "client", How: "wrong-names"}, "for no address"},
 	} {
 		err := c.f.Valid()

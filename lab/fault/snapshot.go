@@ -230,6 +230,10 @@ func (f *Snapshot) Inject(ctx context.Context, e *lab.Env) error {
 	if err := p.rename(p.half, p.kept); err != nil {
 		return err
 	}
+	// Nothing is damaged before there is something to put back.
+	if there, err := p.exists(p.kept); err != nil || !there {
+		return errors.Join(err, fmt.Errorf("%s: the copy is not there", p.kept))
+	}
 	file := path.Join(p.dir, p.files[0])
 	data, err := p.read(file)
 	if err != nil {

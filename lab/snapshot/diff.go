@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,28 +79,29 @@ func Object(key string) string {
 // Live is the word for the keys of the running cluster.
 const Live = "live"
 
-// KeysOf reads the keys of a snapshot, named as in Verify.Snapshot, which is
-// verified first, or of the running cluster, by the word live.
-func KeysOf(ctx context.Context, e *lab.Env, store, ref string) (etcd.Keys, int64, error) {
-	if ref == Live {
+// KeysOf reads the keys of a snapshot, found and unpacked as by Verify, and
+// compared with itself and its sidecar first; or of the running cluster, by the
+// word live.
+func KeysOf(ctx context.Context, e *lab.Env, v Verify) (_ etcd.Keys, _ int64, err error) {
+	if v.Snapshot == Live {
 		up, err := etcd.Answering(ctx, e)
 		if err != nil {
 			return nil, 0, err
 		}
 		return etcd.ReadKeys(ctx, e.Cluster, up[0], 0)
 	}
-	v := Verify{Snapshot: ref, Store: store}
-	file, known, err := v.find(ctx, e, OpenStore(e.Cluster, store))
+	file, known, done, err := v.find(ctx, e, OpenStore(e.Cluster, v.Store))
 	if err != nil {
 		return nil, 0, err
 	}
+	defer func() { err = errors.Join(err, done()) }()
 	now := &Sidecar{}
-	d, err := now.load(ref, file)
+	d, err := now.load(v.Snapshot, file)
 	if err != nil {
 		return nil, 0, err
 	}
 	if known != nil {
-		if err := known.same(ref, now); err != nil {
+		if err := known.same(v.Snapshot, now); err != nil {
 			return nil, 0, err
 		}
 	}

@@ -21,6 +21,8 @@ type Prune struct {
 	Hourly int    `doc:"of each of the last so many hours that have one, keep the last"`
 	Daily  int    `doc:"the same for days"`
 	Weekly int    `doc:"the same for weeks"`
+
+	Identity string `doc:"file with age secret keys on this machine, to verify snapshots that are encrypted"`
 }
 
 // Valid refuses impossible arguments.
@@ -113,12 +115,12 @@ func (p *Prune) Do(c *lab.Cluster, dry bool) (stay, gone []Entry, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	stay, out, err := p.Choose(all, Entry.Sound)
+	stay, out, err := p.Choose(all, func(e Entry) error { return e.Sound(p.Identity) })
 	if err != nil || dry {
 		return stay, out, err
 	}
 	for _, e := range out {
-		if err := store.Remove(e.Name); err != nil {
+		if err := store.Remove(e); err != nil {
 			return stay, gone, err
 		}
 		gone = append(gone, e)
@@ -127,35 +129,47 @@ func (p *Prune) Do(c *lab.Cluster, dry bool) (stay, gone []Entry, err error) {
 }
 
 // Sound verifies a snapshot of a store against itself and its sidecar. Whether
-// it is of this lab, and can be read by its etcd, Verify says.
-func (e Entry) Sound() error {
+// it is of this lab, and can be read by its etcd, Verify says. identity is as in Open.
+func (e Entry) Sound(identity string) error {
+	return e.with(identity, func(string) error { return nil })
+}
+
+// with calls do with the unpacked file of a sound snapshot.
+func (e Entry) with(identity string, do func(file string) error) (err error) {
 	if e.Problem != nil {
 		return e.Problem
 	}
-	now := &Sidecar{}
-	if err := now.read(e.Name, e.File); err != nil {
+	file, done, err := e.Open(identity)
+	if err != nil {
 		return err
 	}
-	return e.Sidecar.same(e.Name, now)
+	defer func() { err = errors.Join(err, done()) }()
+	now := &Sidecar{}
+	if err := now.read(e.Name, file); err != nil {
+		return err
+	}
+	if err := e.Sidecar.same(e.Name, now); err != nil {
+		return err
+	}
+	return do(file)
 }
 
-// Export copies a sound snapshot out of a store, with its sidecar beside it. It
-// overwrites nothing.
-func (e Entry) Export(to string) error {
-	if err := e.Sound(); err != nil {
-		return err
-	}
+// Export copies a sound snapshot out of a store, unpacked, with its sidecar
+// beside it. It overwrites nothing.
+func (e Entry) Export(to, identity string) error {
 	if filepath.Ext(to) != fileExt {
 		return fmt.Errorf("export to %s: expected a name that ends with %s: the sidecar goes beside it, as %s", to, fileExt, sidecarExt)
 	}
 	beside := to[:len(to)-len(fileExt)] + sidecarExt
-	if err := copyNew(e.Beside, beside); err != nil {
-		return err
-	}
-	if err := copyNew(e.File, to); err != nil {
-		return errors.Join(err, os.Remove(beside))
-	}
-	return nil
+	return e.with(identity, func(file string) error {
+		if err := copyNew(e.Beside, beside); err != nil {
+			return err
+		}
+		if err := copyNew(file, to); err != nil {
+			return errors.Join(err, os.Remove(beside))
+		}
+		return nil
+	})
 }
 
 // copyNew copies a file to where there is none.

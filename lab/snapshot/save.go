@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,12 +28,20 @@ type Save struct {
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
 	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
+
+	Compress   bool     `doc:"keep it compressed (zstd)"`
+	Recipients []string `doc:"keep it encrypted (age), for the owners of these public keys; its sidecar is not"`
 }
+
+func (s *Save) packing() Packing { return Packing{Compress: s.Compress, Recipients: s.Recipients} }
 
 // Valid refuses impossible arguments.
 func (s *Save) Valid() error {
 	if s.Survivor && s.Member == "" {
 		return fmt.Errorf("survivor: expected with member: only you know who has stayed up")
+	}
+	if _, err := s.packing().recipients(); err != nil {
+		return err
 	}
 	if s.Label == "" {
 		return nil
@@ -60,16 +67,18 @@ const patience = 5 * time.Second
 func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, err error) {
 	store := OpenStore(e.Cluster, s.Store)
 	look := e.Look(ctx)
+	if !s.Survivor {
+		look = led(ctx, e, look)
+	}
 	src, side, err := s.source(ctx, e, look)
 	if err != nil {
 		return "", nil, err
 	}
-	// All on the host goes into one directory, which goes in the end.
-	work := path.Join(src.Host.Dir(), fmt.Sprintf("saving-%08x", rand.Uint32()))
-	defer func() { err = errors.Join(err, sweep(ctx, e, src.Host, work)) }()
-	if _, err := e.Run(ctx, src.Host, lab.Cmd{Argv: []string{"mkdir", "-m", "0700", "--", work}}); err != nil {
+	work, done, err := workspace(ctx, e, src.Host)
+	if err != nil {
 		return "", nil, err
 	}
+	defer func() { err = errors.Join(err, done()) }()
 	file := path.Join(work, "snapshot"+fileExt)
 	limit := s.Timeout
 	if limit == 0 {
@@ -107,7 +116,7 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 	if side.CAs, err = fingerprints(e.Cluster); err != nil {
 		return "", nil, err
 	}
-	if name, err = store.add(temp, side); err != nil {
+	if name, err = store.add(temp, side, s.packing()); err != nil {
 		return "", nil, err
 	}
 	e.Note(src.Name, "snapshot %s: %d bytes, revision %d, %d keys, verified", name, side.Size, side.Revision, side.Keys)
@@ -155,12 +164,7 @@ func (s *Save) source(ctx context.Context, e *lab.Env, look []lab.Status) (*lab.
 		e.Note(m.Name, "saved as a survivor: nobody can say whether it has all that was acknowledged")
 		return m, s.about(e, look, m, 0), nil
 	}
-	leader := ""
-	for _, st := range up {
-		if st.Role == "leader" && st.Term >= status(look, leader).Term {
-			leader = st.Name
-		}
-	}
+	leader := leaderOf(look)
 	if leader == "" {
 		return nil, nil, &lab.Failure{What: "snapshot refused: leader", Want: "one (or `survivor` with the member that stayed up)", Got: "none"}
 	}
@@ -185,6 +189,31 @@ func (s *Save) source(ctx context.Context, e *lab.Env, look []lab.Status) (*lab.
 		}
 	}
 	return nil, nil, last
+}
+
+// led looks again while there is no leader: an election takes a moment.
+func led(ctx context.Context, e *lab.Env, look []lab.Status) []lab.Status {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	lab.Until(ctx, "a leader", func(ctx context.Context) error { // the caller sees whether there is one
+		if leaderOf(look) != "" {
+			return nil
+		}
+		look = e.Look(ctx)
+		return errors.New("there is none")
+	})
+	return look
+}
+
+// leaderOf names who leads, in the newest term that anybody leads in.
+func leaderOf(look []lab.Status) string {
+	leader := lab.Status{}
+	for _, st := range look {
+		if st.Up && !st.Absent && st.Role == "leader" && st.Term > leader.Term {
+			leader = st
+		}
+	}
+	return leader.Name
 }
 
 func refused(member, want, got string) error {
@@ -235,7 +264,12 @@ func linearizable(ctx context.Context, e *lab.Env, leader string) (int64, error)
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return etcd.RevisionOf(ctx, e.Cluster, m, false)
+	var rev int64
+	err = lab.Until(ctx, "a linearizable read", func(ctx context.Context) (err error) {
+		rev, err = etcd.RevisionOf(ctx, e.Cluster, m, false)
+		return err
+	})
+	return rev, err
 }
 
 // agree compares the hashes of the members that answer. One that is cut off is

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/etcdrill/etcdrill/drivers/local"
 	"github.com/etcdrill/etcdrill/drivers/local/tools"
 	"github.com/etcdrill/etcdrill/lab"
@@ -82,10 +84,8 @@ func refused(t *testing.T, err error, text string) {
 func clean(t *testing.T, e *lab.Env) {
 	t.Helper()
 	for _, m := range e.Seats {
-		for _, pattern := range []string{"saving-*", "trying-*", "*trial*"} {
-			if left, _ := filepath.Glob(filepath.Join(m.Host.Dir(), pattern)); len(left) > 0 {
-				t.Errorf("left on %s: %q", m.Name, left)
-			}
+		if left, _ := filepath.Glob(filepath.Join(m.Host.Dir(), ".*")); len(left) > 0 {
+			t.Errorf("left on %s: %q", m.Name, left)
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(snapshot.OpenStore(e.Cluster, "").Dir, ".*")); len(left) > 0 {
@@ -114,7 +114,7 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("trial %+v", side.Trial)
 	}
 	found, err := store.Find("first")
-	if err != nil || found.Name != name || found.Sound() != nil {
+	if err != nil || found.Name != name || found.Sound("") != nil {
 		t.Fatalf("%+v, %v", found, err)
 	}
 	for _, f := range []string{found.File, found.Beside} {
@@ -133,15 +133,15 @@ func TestSnapshot(t *testing.T) {
 		if err != nil || second == name || side.Trial != nil || side.Source != "m2" {
 			t.Fatalf("%s, %v", second, err)
 		}
-		a, _, err := snapshot.KeysOf(ctx, e, "", "first")
+		a, _, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: "first"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, _, err := snapshot.KeysOf(ctx, e, "", snapshot.Latest)
+		b, _, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: snapshot.Latest})
 		if err != nil {
 			t.Fatal(err)
 		}
-		live, _, err := snapshot.KeysOf(ctx, e, "", snapshot.Live)
+		live, _, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: snapshot.Live})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,16 +180,16 @@ func TestSnapshot(t *testing.T) {
 	})
 	t.Run("export", func(t *testing.T) {
 		to := filepath.Join(t.TempDir(), "out.db")
-		if err := found.Export(to); err != nil {
+		if err := found.Export(to, ""); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := (&snapshot.Verify{Snapshot: to}).Do(ctx, e); err != nil {
 			t.Error(err)
 		}
-		if err := found.Export(to); !errors.Is(err, os.ErrExist) {
+		if err := found.Export(to, ""); !errors.Is(err, os.ErrExist) {
 			t.Errorf("exported over another: %v", err)
 		}
-		if err := found.Export(to + ".gz"); err == nil {
+		if err := found.Export(to+".gz", ""); err == nil {
 			t.Error("exported under a name that says something else")
 		}
 		other := strings.Replace(string(read(t, strings.TrimSuffix(to, ".db")+".json")), side.SHA256, strings.Repeat("0", 64), 1)
@@ -199,6 +199,7 @@ func TestSnapshot(t *testing.T) {
 		_, err := (&snapshot.Verify{Snapshot: to}).Do(ctx, e)
 		refused(t, err, "not the one its sidecar tells of")
 	})
+	t.Run("packed", func(t *testing.T) { packed(t, ctx, e) })
 	t.Run("no etcdctl that can be believed", func(t *testing.T) {
 		for script, says := range map[string]string{
 			"true":                  "said it saved",
@@ -261,6 +262,91 @@ func TestSnapshot(t *testing.T) {
 			t.Errorf("%d snapshots, %v", len(all), err)
 		}
 	})
+}
+
+// packed keeps snapshots compressed and encrypted, in a store of their own.
+func packed(t *testing.T, ctx context.Context, e *lab.Env) {
+	dir := t.TempDir()
+	key := func(name string, mode os.FileMode) (file, recipient string) {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file = filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(id.String()+"\n"), mode); err != nil {
+			t.Fatal(err)
+		}
+		return file, id.Recipient().String()
+	}
+	mine, to := key("mine", 0o600)
+	other, _ := key("other", 0o600)
+	open, _ := key("open", 0o644)
+	dir = filepath.Join(dir, "store")
+	store := snapshot.OpenStore(e.Cluster, dir)
+	save := func(s snapshot.Save) snapshot.Entry {
+		s.Store, s.NoTrial = dir, true
+		if err := s.Valid(); err != nil {
+			t.Fatal(err)
+		}
+		name, side, err := s.Do(ctx, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := store.Find(name)
+		if err != nil || found.Sidecar.SHA256 != side.SHA256 {
+			t.Fatal(found, err)
+		}
+		if found.Sidecar.Size == int64(len(read(t, found.File))) {
+			t.Errorf("%s is not packed", found.File)
+		}
+		return found
+	}
+	small := save(snapshot.Save{Compress: true})
+	if err := small.Sound(""); err != nil || !strings.HasSuffix(small.File, ".db.zst") {
+		t.Errorf("%s: %v", small.File, err)
+	}
+	secret := save(snapshot.Save{Label: "secret", Compress: true, Recipients: []string{to}})
+	if !strings.HasSuffix(secret.File, ".db.zst.age") || strings.Contains(string(read(t, secret.File)), "Ambolo") {
+		t.Errorf("%s is not encrypted", secret.File)
+	}
+	if _, err := (&snapshot.Verify{Snapshot: "secret", Store: dir, Identity: mine, Trial: true}).Do(ctx, e); err != nil {
+		t.Error(err)
+	}
+	refused(t, secret.Sound(""), "an encrypted file and no key")
+	refused(t, secret.Sound(other), "encrypted for somebody else")
+	if err := secret.Sound(open); err == nil || !strings.Contains(err.Error(), "others may read it") {
+		t.Errorf("a key that others may read: %v", err)
+	}
+	if err := secret.Sound(secret.Beside); err == nil || strings.Contains(err.Error(), "sha256") {
+		t.Errorf("a key that is none: %v", err)
+	}
+	to = filepath.Join(t.TempDir(), "plain.db")
+	if err := secret.Export(to, mine); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&snapshot.Verify{Snapshot: to}).Do(ctx, e); err != nil {
+		t.Error(err)
+	}
+	for _, entry := range []snapshot.Entry{small, secret} {
+		data := read(t, entry.File)
+		for _, bad := range [][]byte{data[:len(data)/2], append(append([]byte(nil), data[:len(data)-9]...), "damaged.."...)} {
+			if err := errors.Join(os.Remove(entry.File), os.WriteFile(entry.File, bad, 0o400)); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, entry.Sound(mine), "unpacked")
+		}
+	}
+	if _, _, err := (&snapshot.Prune{Store: dir, Keep: 1, Identity: mine}).Do(e.Cluster, false); err == nil {
+		t.Error("pruned without a good one")
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 4 {
+		t.Errorf("in the store: %v, %v", files, err)
+	}
+	for _, r := range []string{"age1", "ssh-rsa x", mine} {
+		if (&snapshot.Save{Recipients: []string{r}}).Valid() == nil {
+			t.Errorf("%q is a recipient", r)
+		}
+	}
 }
 
 func read(t *testing.T, file string) []byte {

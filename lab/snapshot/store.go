@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 )
 
 // Store is a directory on this machine with snapshots. Each is two files,
-// NAME.db and NAME.json, its [Sidecar]. Names are made of time and revision,
+// NAME.db, which may be packed, see [Packing], and NAME.json, its [Sidecar]. Names are made of time and revision,
 // never of a count, and no file is ever overwritten. A file has its name when
 // it is whole and was verified, not before.
 type Store struct{ Dir string }
@@ -38,14 +39,12 @@ type Entry struct {
 	Problem error    // why not
 }
 
-// The files of a snapshot, and what one is named while it is being written.
+// The files of a snapshot.
 const (
 	fileExt    = ".db"
 	sidecarExt = ".json"
-	unfinished = ".saving-"
 )
 
-func (s Store) file(name string) string    { return filepath.Join(s.Dir, name+fileExt) }
 func (s Store) sidecar(name string) string { return filepath.Join(s.Dir, name+sidecarExt) }
 
 // List lists the snapshots of a store, the oldest first. A store that nobody
@@ -57,15 +56,16 @@ func (s Store) List() ([]Entry, error) {
 	}
 	var out []Entry
 	for _, f := range files { // in order of name, which is that of time
-		if name, ok := strings.CutSuffix(f.Name(), fileExt); ok && f.Type().IsRegular() {
-			out = append(out, s.entry(name))
+		name := strings.TrimSuffix(strings.TrimSuffix(f.Name(), ageExt), zstdExt)
+		if name, ok := strings.CutSuffix(name, fileExt); ok && f.Type().IsRegular() && !strings.HasPrefix(name, ".") {
+			out = append(out, s.entry(name, f.Name()))
 		}
 	}
 	return out, nil
 }
 
-func (s Store) entry(name string) Entry {
-	e := Entry{Name: name, File: s.file(name), Beside: s.sidecar(name)}
+func (s Store) entry(name, file string) Entry {
+	e := Entry{Name: name, File: filepath.Join(s.Dir, file), Beside: s.sidecar(name)}
 	e.Sidecar, e.Problem = readSidecar(e.Beside)
 	if errors.Is(e.Problem, fs.ErrNotExist) {
 		e.Problem = &lab.Failure{What: "snapshot " + name, Want: "a sidecar beside it", Got: "none"}
@@ -123,12 +123,24 @@ func ValidLabel(label string) error {
 	return nil
 }
 
-// temp makes a file in the store that is no snapshot yet, for its owner alone.
+// temp makes a file in the store that is no snapshot yet, for its owner alone,
+// and deletes those that processes have left which are gone.
 func (s Store) temp() (*os.File, error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("store of snapshots: %w", err)
 	}
-	f, err := os.CreateTemp(s.Dir, unfinished)
+	old, err := os.ReadDir(s.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("store of snapshots: %w", err)
+	}
+	for _, o := range old {
+		if orphaned(o.Name()) {
+			if err := remove(filepath.Join(s.Dir, o.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(s.Dir, newScratch()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store of snapshots: %w", err)
 	}
@@ -138,7 +150,15 @@ func (s Store) temp() (*os.File, error) {
 // add gives a verified file and its sidecar their names, the sidecar first. The
 // files are for reading only from then on: some tools write into a snapshot
 // they were to look at (FE11).
-func (s Store) add(temp string, side *Sidecar) (string, error) {
+func (s Store) add(temp string, side *Sidecar, how Packing) (string, error) {
+	if how.ext() != fileExt {
+		packed, err := s.pack(temp, how)
+		if err != nil {
+			return "", err
+		}
+		defer remove(packed)
+		temp = packed
+	}
 	data, err := json.MarshalIndent(side, "", "  ")
 	if err != nil {
 		return "", err
@@ -165,16 +185,66 @@ func (s Store) add(temp string, side *Sidecar) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if err := os.Link(temp, s.file(name)); err != nil {
+		if err := os.Link(temp, filepath.Join(s.Dir, name+how.ext())); err != nil {
 			return "", errors.Join(err, os.Remove(s.sidecar(name)))
 		}
-		return name, errors.Join(os.Remove(temp), syncDir(s.Dir))
+		return name, syncDir(s.Dir)
 	}
 }
 
+// pack makes a packed copy of a file, that is no snapshot yet.
+func (s Store) pack(file string, how Packing) (string, error) {
+	in, err := os.Open(file)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	out, err := s.temp()
+	if err != nil {
+		return "", err
+	}
+	err = how.pack(out, in)
+	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return "", errors.Join(fmt.Errorf("packing of a snapshot: %w", err), os.Remove(out.Name()))
+	}
+	return out.Name(), nil
+}
+
+// Open gives the path of the snapshot as it was before it was packed, and done
+// deletes that where it is a copy. identity is a file with age secret keys on
+// this machine, empty for none. What cannot be unpacked is a *lab.Failure.
+func (e Entry) Open(identity string) (file string, done func() error, err error) {
+	if strings.HasSuffix(e.File, fileExt) {
+		return e.File, func() error { return nil }, nil
+	}
+	in, err := os.Open(e.File)
+	if err != nil {
+		return "", nil, err
+	}
+	defer in.Close()
+	r, err := unpacked(filepath.Base(e.File), in, identity)
+	if err != nil {
+		return "", nil, err
+	}
+	if c, ok := r.(io.Closer); ok {
+		defer c.Close()
+	}
+	out, err := Store{filepath.Dir(e.File)}.temp()
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err := io.Copy(out, r); err != nil {
+		return "", nil, errors.Join(notWhole(filepath.Base(e.File), err), out.Close(), os.Remove(out.Name()))
+	}
+	if err := out.Close(); err != nil {
+		return "", nil, errors.Join(err, os.Remove(out.Name()))
+	}
+	return out.Name(), func() error { return remove(out.Name()) }, nil
+}
+
 // Remove deletes a snapshot, its file first.
-func (s Store) Remove(name string) error {
-	return errors.Join(os.Remove(s.file(name)), remove(s.sidecar(name)), syncDir(s.Dir))
+func (s Store) Remove(e Entry) error {
+	return errors.Join(os.Remove(e.File), remove(e.Beside), syncDir(s.Dir))
 }
 
 // remove deletes a file that may be gone already.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"path"
@@ -28,8 +29,8 @@ func (o *Outcome) String() string {
 	return fmt.Sprintf("restored and booted on %s in %.1fs: %d keys, hash %08x, %s", o.Host, o.Seconds, o.Keys, o.Hash, o.Compared)
 }
 
-// Trial restores a snapshot that lies on a member's host into a scratch
-// directory there and boots a throwaway member from it, alone: without peers,
+// Trial restores a snapshot that lies on a member's host into a directory of its
+// own there and boots a throwaway member from it, alone: without peers,
 // on a free port of loopback, with the member's own certificates. Its keys must
 // be those that were counted in the file, and its HashKV at the snapshot's
 // revision that of the source, as it is when the restore bumps nothing (FE12).
@@ -38,17 +39,16 @@ func (o *Outcome) String() string {
 // What is found wrong is a *lab.Failure.
 func Trial(ctx context.Context, e *lab.Env, m *lab.Member, file string, side *Sidecar) (out *Outcome, err error) {
 	start := time.Now()
-	// Beside the file, and never the same twice.
-	scratch := fmt.Sprintf("%s.trial-%08x", file, rand.Uint32())
-	defer func() { err = errors.Join(err, sweep(ctx, e, m.Host, scratch)) }()
-	if _, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"mkdir", "-m", "0700", "--", scratch}}); err != nil {
+	dir, done, err := workspace(ctx, e, m.Host)
+	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, done()) }()
 	port, err := freePort(ctx, m.Host)
 	if err != nil {
 		return nil, err
 	}
-	t := throwaway{e: e, m: m, scratch: scratch, token: etcd.NewToken()}
+	t := throwaway{e: e, m: m, dir: dir, token: etcd.NewToken()}
 	t.seat = &lab.Member{Name: "trial on " + m.Name, Host: m.Host, LocalURL: "http://" + port}
 	if m.PKI != "" {
 		t.seat.LocalURL = "https://" + port
@@ -107,19 +107,19 @@ func (s *Sidecar) name() string {
 
 // throwaway is a member that lives for a trial.
 type throwaway struct {
-	e       *lab.Env
-	m       *lab.Member // whose host, tools and certificates it uses
-	seat    *lab.Member // where it is
-	scratch string
-	token   string
+	e     *lab.Env
+	m     *lab.Member // whose host, tools and certificates it uses
+	seat  *lab.Member // where it is
+	dir   string
+	token string
 }
 
-// Its peer address is a socket in its scratch directory, which is its working
-// directory too: nobody can talk to it there.
+// Its peer address is a socket in its directory, which only its owner can enter,
+// and which is its working directory: nobody talks to it there.
 const peer = "unix://peer:0"
 
 func (t throwaway) identity() []string {
-	return []string{"--name=trial", "--data-dir=" + path.Join(t.scratch, "data"), "--initial-cluster=trial=" + peer,
+	return []string{"--name=trial", "--data-dir=" + path.Join(t.dir, "data"), "--initial-cluster=trial=" + peer,
 		"--initial-advertise-peer-urls=" + peer, "--initial-cluster-token=" + t.token}
 }
 
@@ -135,11 +135,15 @@ func (t throwaway) command() lab.Cmd {
 		argv = append(argv, "--cert-file="+path.Join(pki, "server.crt"), "--key-file="+path.Join(pki, "server.key"),
 			"--trusted-ca-file="+path.Join(pki, "ca.crt"), "--client-cert-auth")
 	}
-	return lab.Cmd{Argv: argv, Dir: t.scratch}
+	return lab.Cmd{Argv: append([]string{"sh", "-c", lifeline, "etcdrill"}, argv...), Dir: t.dir}
 }
 
-// run boots the member, calls look when it answers, and ends it. It is a
-// command of its host like any other, so it ends with whoever runs it.
+// lifeline runs a command that is killed, with its process group, when its
+// input ends: as it does when who holds the other end is gone, however that
+// came about.
+const lifeline = `exec 3<&0; (cat <&3; kill -KILL 0) >/dev/null 2>&1 & exec "$@" 3<&-`
+
+// run boots the member, calls look when it answers, and ends it.
 func (t throwaway) run(ctx context.Context, look func(context.Context) error) error {
 	life, kill := context.WithCancel(ctx)
 	defer kill()
@@ -147,7 +151,10 @@ func (t throwaway) run(ctx context.Context, look func(context.Context) error) er
 	defer over(nil)
 	ended := make(chan struct{})
 	cmd := t.command()
-	t.e.Note(t.m.Name, "boot a throwaway member: %s", cmd)
+	in, alive := io.Pipe()
+	defer alive.Close()
+	cmd.Stdin = in
+	t.e.Note(t.m.Name, "boot a throwaway member: %s", lab.Quote(cmd.Argv[4:]))
 	go func() {
 		defer close(ended)
 		_, err := t.m.Host.Run(life, cmd)
@@ -171,6 +178,7 @@ func (t throwaway) run(ctx context.Context, look func(context.Context) error) er
 		err = cause
 	}
 	kill()
+	alive.Close()
 	<-ended
 	return errors.Join(err, t.gone(context.WithoutCancel(ctx)))
 }
@@ -213,19 +221,4 @@ func dial(ctx context.Context, h lab.Host, addr string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return h.Dial(ctx, addr)
-}
-
-// sweep deletes what we have put on a host, also when ctx has ended, and looks
-// that it is gone. It deletes nothing outside of the lab's directory.
-func sweep(ctx context.Context, e *lab.Env, h lab.Host, dir string) error {
-	if !strings.HasPrefix(path.Clean(dir), path.Clean(h.Dir())+"/") {
-		return fmt.Errorf("%s: %s is not below %s: not deleted", h.Name(), dir, h.Dir())
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-	defer cancel()
-	return lab.Until(ctx, dir+" to be gone", func(ctx context.Context) error {
-		// A process that was killed a moment ago may have made another file.
-		_, err := h.Run(ctx, lab.Cmd{Argv: []string{"rm", "-rf", "--", dir}})
-		return err
-	})
 }

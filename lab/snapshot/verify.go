@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path"
 	"slices"
@@ -23,6 +22,7 @@ type Verify struct {
 	Store    string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
 	Trial    bool   `doc:"restore it into a scratch directory, boot a throwaway member from it, and look what that has"`
 	Foreign  bool   `doc:"one of another cluster is right too"`
+	Identity string `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`
 }
 
 // Do performs it and returns what the file has in it. It refuses, with a
@@ -30,15 +30,12 @@ type Verify struct {
 // encrypted, truncated or damaged file, or one without trailer; one that is not
 // what its sidecar tells of; one of another cluster; one that a newer etcd has
 // written. It leaves nothing behind.
-func (v *Verify) Do(ctx context.Context, e *lab.Env) (*Sidecar, error) {
-	store := OpenStore(e.Cluster, v.Store)
-	file, known, err := v.find(ctx, e, store)
+func (v *Verify) Do(ctx context.Context, e *lab.Env) (_ *Sidecar, err error) {
+	file, known, done, err := v.find(ctx, e, OpenStore(e.Cluster, v.Store))
 	if err != nil {
 		return nil, err
 	}
-	if v.Member != "" {
-		defer remove(file)
-	}
+	defer func() { err = errors.Join(err, done()) }()
 	now := &Sidecar{}
 	if err := now.read(v.Snapshot, file); err != nil {
 		return nil, err
@@ -74,43 +71,49 @@ func (v *Verify) Do(ctx context.Context, e *lab.Env) (*Sidecar, error) {
 }
 
 // find finds the file, and its sidecar where there is one. A file of a host is
-// copied to this machine.
-func (v *Verify) find(ctx context.Context, e *lab.Env, store Store) (file string, known *Sidecar, err error) {
+// copied to this machine, and one that is packed is unpacked: done deletes that
+// copy.
+func (v *Verify) find(ctx context.Context, e *lab.Env, store Store) (file string, known *Sidecar, done func() error, err error) {
+	nothing := func() error { return nil }
 	if strings.HasSuffix(v.Snapshot, ".part") {
-		return "", nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a snapshot", Got: "a .part, whose saving never ended"}
+		return "", nil, nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a snapshot", Got: "a .part, whose saving never ended"}
 	}
 	if v.Member != "" {
 		m, err := e.Member(v.Member)
 		if err != nil {
-			return "", nil, err
+			return "", nil, nil, err
 		}
 		file, err = fetch(ctx, m.Host, v.Snapshot, store)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &lab.Failure{What: "snapshot " + v.Snapshot + " on " + m.Name, Want: "a file", Got: "none"}
 		}
-		return file, nil, err
+		return file, nil, func() error { return remove(file) }, err
 	}
 	if strings.ContainsRune(v.Snapshot, os.PathSeparator) {
 		info, err := os.Stat(v.Snapshot)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return "", nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a file", Got: "none"}
+			return "", nil, nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a file", Got: "none"}
 		case err != nil:
-			return "", nil, err
+			return "", nil, nil, err
 		case !info.Mode().IsRegular():
-			return "", nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a file", Got: info.Mode().Type().String()}
+			return "", nil, nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a file", Got: info.Mode().Type().String()}
 		}
 		known, err := readSidecar(strings.TrimSuffix(v.Snapshot, fileExt) + sidecarExt)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
-		return v.Snapshot, known, err
+		return v.Snapshot, known, nothing, err
 	}
 	entry, err := store.Find(v.Snapshot)
 	if err == nil {
 		err = entry.Problem
 	}
-	return entry.File, entry.Sidecar, err
+	if err != nil {
+		return "", nil, nil, err
+	}
+	file, done, err = entry.Open(v.Identity)
+	return file, entry.Sidecar, done, err
 }
 
 // ours refuses a snapshot of another cluster: by the cluster's id where a
@@ -205,8 +208,11 @@ func (v *Verify) try(ctx context.Context, e *lab.Env, look []lab.Status, file st
 	if err != nil {
 		return nil, err
 	}
-	work := path.Join(m.Host.Dir(), fmt.Sprintf("trying-%08x", rand.Uint32()))
-	defer func() { err = errors.Join(err, sweep(ctx, e, m.Host, work)) }()
+	work, done, err := workspace(ctx, e, m.Host)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
 	there := path.Join(work, "snapshot"+fileExt)
 	if err := m.Host.Put(ctx, there, 0o400, data); err != nil {
 		return nil, err
