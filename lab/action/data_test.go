@@ -1,6 +1,7 @@
 package action_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -163,7 +164,7 @@ func TestData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := etcd.VerifySnapshot("one.db", data); err != nil {
+		if err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
 			t.Error(err)
 		}
 		if rev, err := etcd.SnapshotRevision(data); err != nil || rev < b.read(t, "x").Header.Revision {
@@ -173,6 +174,20 @@ func TestData(t *testing.T) {
 			t.Errorf("overwritten without being told: %v", err)
 		}
 		b.must(t, &action.Snapshot{}, "member=m2", "file=backup/one.db", "replace=true")
+	})
+	t.Run("snapshot store", func(t *testing.T) {
+		b.must(t, &action.SnapshotSave{}, "label=kept", "no-trial=true")
+		if n := b.notes(); !strings.Contains(n, "-kept: ") {
+			t.Errorf("journal: %s", n)
+		}
+		b.must(t, &action.SnapshotVerify{}, "snapshot=kept", "trial=true")
+		b.must(t, &action.SnapshotVerify{}, "snapshot=backup/one.db", "member=m2")
+		b.refused(t, "expected one of that name", &action.SnapshotVerify{}, "snapshot=lost")
+		b.refused(t, "want a file, got none", &action.SnapshotVerify{}, "snapshot=backup/two.db", "member=m2")
+		b.must(t, &action.Etcdutl{}, "member=m2", "args=hashkv,backup/one.db")
+		b.refused(t, "the file is damaged", &action.SnapshotVerify{}, "snapshot=backup/one.db", "member=m2")
+		b.refused(t, "sha256", &action.Etcdutl{}, "member=m2", "args=snapshot,restore,backup/one.db,--data-dir,nowhere")
+		b.refused(t, `want an answer with "nothing"`, &action.Etcdutl{}, "member=m2", "args=version", "says=nothing")
 	})
 	t.Run("a tool that exits 0 is not believed", func(t *testing.T) { believe(t, b) })
 }
@@ -243,6 +258,11 @@ func TestBadArguments(t *testing.T) {
 		{&action.Snapshot{}, []string{"file=/etc/passwd"}, "relative"},
 		{&action.Snapshot{}, []string{"file=../x"}, "relative"},
 		{&action.Snapshot{}, []string{"file=a/../../x"}, "relative"},
+		{&action.SnapshotSave{}, []string{"label=a/b"}, "lower case"},
+		{&action.SnapshotSave{}, []string{"survivor=true"}, "with member"},
+		{&action.SnapshotVerify{}, []string{"member=m1", "snapshot=/etc/passwd"}, "relative"},
+		{&action.SnapshotVerify{}, []string{"member=m1", "store=/s"}, "expected one of them"},
+		{&action.Etcdutl{}, []string{"member=m1"}, "a command"},
 		{&action.Watch{}, []string{"name=a", "key=k", "from-revision=-1"}, "from-revision"},
 		{&action.Renew{}, []string{"pair=root"}, "server, peer, client or ca"},
 		{&action.Renew{}, []string{"by=both"}, "old or new"},

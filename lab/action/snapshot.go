@@ -1,6 +1,7 @@
 package action
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path"
@@ -65,7 +66,7 @@ func (a *Snapshot) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return fmt.Errorf("etcdctl said it saved %s on %s, and it cannot be read: %w", a.File, m.Name, err)
 	}
-	if err := etcd.VerifySnapshot(a.File, data); err != nil {
+	if err := etcd.VerifySnapshot(a.File, bytes.NewReader(data)); err != nil {
 		return err
 	}
 	rev, err := etcd.SnapshotRevision(data)

@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -326,19 +327,26 @@ func TestVerifySnapshot(t *testing.T) {
 	seed := snapshot(t)
 	flip := append([]byte(nil), seed...)
 	flip[4096*2+100] ^= 1
+	front := append([]byte(nil), seed...)
+	front[50] ^= 1
 	for _, c := range []struct {
 		name string
 		data []byte
 		says string
 	}{
 		{"good", seed, ""},
-		{"empty", nil, "empty"},
-		{"no trailer", seed[:len(seed)-32], "trailer"},
-		{"cut", seed[:len(seed)/2], "trailer"},
-		{"cut to a likely size", seed[:4096+32], "damaged"},
-		{"flipped", flip, "damaged"},
+		{"empty", nil, "an empty file"},
+		{"no trailer", seed[:len(seed)-32], "trailer is cut off"},
+		{"cut in half", seed[:len(seed)/2], "it is cut off"},
+		{"cut to a likely size", seed[:4096+32], "it is cut off"},
+		{"cut to nothing much", seed[:50], "it is cut off, or something else"},
+		{"flipped", flip, "the file is damaged"},
+		{"flipped in front", front, "first page is damaged"},
+		{"packed", append([]byte("\x1f\x8b\x08"), seed...), "a gzip file"},
+		{"encrypted", append([]byte("age-encryption.org/v1\n"), seed...), "an encrypted file"},
+		{"something else", []byte(strings.Repeat("Bona nit\n", 1000)), "something else altogether"},
 	} {
-		err := etcd.VerifySnapshot(c.name, c.data)
+		err := etcd.VerifySnapshot(c.name, bytes.NewReader(c.data))
 		var f *lab.Failure
 		if c.says == "" && err != nil || c.says != "" && (!errors.As(err, &f) || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("%s: %v", c.name, err)

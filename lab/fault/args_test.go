@@ -15,7 +15,7 @@ import (
 func faults() []lab.Fault {
 	return []lab.Fault{&fault.Crash{}, &fault.Stop{}, &fault.Pause{}, &fault.Destroy{}, &fault.Wipe{}, &fault.Cut{}, &fault.Slow{},
 		&fault.Throttle{}, &fault.Fill{}, &fault.Overload{}, &fault.SlowDisk{}, &fault.FailDisk{}, &fault.Corrupt{}, &fault.TakePort{}, &fault.PowerOff{}, &fault.ClockStep{}, &fault.FillDisk{},
-		&fault.Certificate{}, &fault.DNS{}}
+		&fault.Certificate{}, &fault.DNS{}, &fault.Snapshot{}}
 }
 
 func TestWords(t *testing.T) {
@@ -95,6 +95,11 @@ func TestValid(t *testing.T) {
 		{"dns record", &fault.DNS{Record: "mx", Change: "missing"}, "expected one of server-srv, client-srv, address"},
 		{"dns change", &fault.DNS{Record: "client-srv", Change: "gone"}, "expected one of missing"},
 		{"dns change of an address", &fault.DNS{Record: "address", Change: "both-families"}, "expected one of missing, wrong, stale"},
+		{"snapshot", &fault.Snapshot{Snapshot: "latest", What: "flip", Key: "a"}, ""},
+		{"snapshot what", &fault.Snapshot{Snapshot: "latest", What: "bend"}, "flip, truncate, empty"},
+		{"snapshot key", &fault.Snapshot{Snapshot: "latest", What: "gzip", Key: "a"}, "flip only"},
+		{"snapshot store and member", &fault.Snapshot{Member: m, Snapshot: "a.db", Store: "/s", What: "gzip"}, "expected one of them"},
+		{"snapshot elsewhere", &fault.Snapshot{Member: m, Snapshot: "../a.db", What: "gzip"}, "relative path"},
 		{"certificate names of a client", &fault.Certificate{Member: m, Pair: "client", How: "wrong-names"}, "for no address"},
 	} {
 		err := c.f.Valid()

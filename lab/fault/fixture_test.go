@@ -285,6 +285,9 @@ func needs(f lab.Fault, what string) bool {
 	if _, ok := f.(*fault.Certificate); ok {
 		return what == "host" || what == "put"
 	}
+	if s, ok := f.(*fault.Snapshot); ok {
+		return s.Member.Role != "" && (what == "host" || what == "put")
+	}
 	for sabotage, caps := range map[string][]lab.Cap{
 		"proc": {lab.CapSignal}, "host": {lab.CapSignal}, "links": {lab.CapLinks}, "lying-links": {lab.CapLinks}, "tracer": {lab.CapTrace},
 		"dns": {lab.CapDNS}, "lying-dns": {lab.CapDNS},

@@ -349,7 +349,7 @@ func (s *Salvage) Steps(e *lab.Env) ([]operation.Step, error) {
 			if err != nil {
 				return err
 			}
-			if err := etcd.VerifySnapshot(d.File, data); err != nil {
+			if err := etcd.VerifySnapshot(d.File, bytes.NewReader(data)); err != nil {
 				return err
 			}
 			c, err := etcd.ReadSnapshot(data)

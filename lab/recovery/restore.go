@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -106,7 +107,7 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := etcd.VerifySnapshot(r.File, data); err != nil {
+	if err := etcd.VerifySnapshot(r.File, bytes.NewReader(data)); err != nil {
 		return err
 	}
 	content, err := etcd.ReadSnapshot(data)

@@ -45,6 +45,8 @@ func All() lab.Verbs {
 			"trust": func() lab.Action { return &action.Trust{} },
 
 			"snapshot":          func() lab.Action { return &action.Snapshot{} },
+			"snapshot-save":     func() lab.Action { return &action.SnapshotSave{} },
+			"snapshot-verify":   func() lab.Action { return &action.SnapshotVerify{} },
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
 			"restore":        func() lab.Action { return &action.Restore{} },
@@ -54,6 +56,7 @@ func All() lab.Verbs {
 			"rollback":       func() lab.Action { return &action.Rollback{} },
 
 			"etcdctl": func() lab.Action { return &action.Etcdctl{} },
+			"etcdutl": func() lab.Action { return &action.Etcdutl{} },
 
 			"watch": func() lab.Action { return &action.Watch{} },
 			"wait":  func() lab.Action { return &action.Wait{} },
@@ -77,6 +80,7 @@ func All() lab.Verbs {
 			"slow-disk": func() lab.Fault { return &fault.SlowDisk{} },
 			"fail-disk": func() lab.Fault { return &fault.FailDisk{} },
 			"corrupt":   func() lab.Fault { return &fault.Corrupt{} },
+			"snapshot":  func() lab.Fault { return &fault.Snapshot{} },
 			"take-port": func() lab.Fault { return &fault.TakePort{} },
 
 			"certificate": func() lab.Fault { return &fault.Certificate{} },
@@ -99,6 +103,8 @@ func All() lab.Verbs {
 			"alarms":   func() lab.Check { return &check.Alarms{} },
 			"health":   func() lab.Check { return &check.Health{} },
 			"process":  func() lab.Check { return &check.Process{} },
+			"snapshot": func() lab.Check { return &check.Snapshot{} },
+			"file":     func() lab.Check { return &check.File{} },
 
 			"handshake":   func() lab.Check { return &check.Handshake{} },
 			"certificate": func() lab.Check { return &check.Certificate{} },

@@ -1,0 +1,191 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+)
+
+// Prune deletes old snapshots of a store. What it keeps is the union of what
+// its fields say, and in any case the newest one that is sound: it is verified
+// before anything goes. Where none is sound nothing is deleted.
+type Prune struct {
+	Store  string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
+	Keep   int    `doc:"keep the last so many"`
+	Hourly int    `doc:"of each of the last so many hours that have one, keep the last"`
+	Daily  int    `doc:"the same for days"`
+	Weekly int    `doc:"the same for weeks"`
+
+	Identity string `doc:"file with age secret keys on this machine, to verify snapshots that are encrypted"`
+}
+
+// Valid refuses impossible arguments.
+func (p *Prune) Valid() error {
+	if p.Keep < 0 || p.Hourly < 0 || p.Daily < 0 || p.Weekly < 0 {
+		return fmt.Errorf("keep, hourly, daily, weekly: expected 0 or more")
+	}
+	if p.Keep+p.Hourly+p.Daily+p.Weekly == 0 {
+		return fmt.Errorf("keep, hourly, daily, weekly: expected at least one of them: what is to be kept?")
+	}
+	return nil
+}
+
+// bucket is a kind of time of which each keeps its last snapshot.
+type bucket struct {
+	keep int
+	name func(t time.Time) string
+}
+
+func (p *Prune) buckets() []bucket {
+	return []bucket{
+		{p.Hourly, func(t time.Time) string { return t.Format("2006-01-02 15") }},
+		{p.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
+		{p.Weekly, func(t time.Time) string {
+			year, week := t.ISOWeek()
+			return fmt.Sprintf("%d week %d", year, week)
+		}},
+	}
+}
+
+// Choose sorts snapshots into those that stay and those that go, without
+// touching any. sound verifies one of them.
+func (p *Prune) Choose(all []Entry, sound func(Entry) error) (stay, gone []Entry, err error) {
+	keep := make([]bool, len(all))
+	for i, e := range all {
+		_, ours := e.time() // what we did not name we do not delete
+		keep[i] = i >= len(all)-p.Keep || !ours
+	}
+	for _, b := range p.buckets() {
+		seen := map[string]bool{}
+		for i, e := range slices.Backward(all) {
+			t, ok := e.time()
+			if name := b.name(t); ok && !seen[name] && len(seen) < b.keep {
+				seen[name], keep[i] = true, true
+			}
+		}
+	}
+	if !slices.Contains(keep, false) {
+		return all, nil, nil
+	}
+	var why error
+	found := false
+	for i, e := range slices.Backward(all) {
+		if err := sound(e); err != nil {
+			why = errors.Join(err, why)
+			continue
+		}
+		keep[i], found = true, true
+		break
+	}
+	if !found {
+		return nil, nil, fmt.Errorf("nothing is deleted, since no snapshot is sound: %w", why)
+	}
+	for i, e := range all {
+		if keep[i] {
+			stay = append(stay, e)
+		} else {
+			gone = append(gone, e)
+		}
+	}
+	return stay, gone, nil
+}
+
+// time is when a snapshot was saved: as its sidecar says, else as its name does.
+func (e Entry) time() (time.Time, bool) {
+	if e.Sidecar != nil {
+		return e.Sidecar.Time.UTC(), true
+	}
+	if len(e.Name) < len("20060102-150405.000") {
+		return time.Time{}, false
+	}
+	t, err := time.Parse("20060102-150405.000", e.Name[:len("20060102-150405.000")])
+	return t, err == nil
+}
+
+// Do performs it, or with dry only says what it would do.
+func (p *Prune) Do(c *lab.Cluster, dry bool) (stay, gone []Entry, err error) {
+	store := OpenStore(c, p.Store)
+	all, err := store.List()
+	if err != nil {
+		return nil, nil, err
+	}
+	stay, out, err := p.Choose(all, func(e Entry) error { return e.Sound(p.Identity) })
+	if err != nil || dry {
+		return stay, out, err
+	}
+	for _, e := range out {
+		if err := store.Remove(e); err != nil {
+			return stay, gone, err
+		}
+		gone = append(gone, e)
+	}
+	return stay, gone, nil
+}
+
+// Sound verifies a snapshot of a store against itself and its sidecar. Whether
+// it is of this lab, and can be read by its etcd, Verify says. identity is as in Open.
+func (e Entry) Sound(identity string) error {
+	return e.with(identity, func(string) error { return nil })
+}
+
+// with calls do with the unpacked file of a sound snapshot.
+func (e Entry) with(identity string, do func(file string) error) (err error) {
+	if e.Problem != nil {
+		return e.Problem
+	}
+	file, done, err := e.Open(identity)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	now := &Sidecar{}
+	if err := now.read(e.Name, file); err != nil {
+		return err
+	}
+	if err := e.Sidecar.same(e.Name, now); err != nil {
+		return err
+	}
+	return do(file)
+}
+
+// Export copies a sound snapshot out of a store, unpacked, with its sidecar
+// beside it. It overwrites nothing.
+func (e Entry) Export(to, identity string) error {
+	if filepath.Ext(to) != fileExt {
+		return fmt.Errorf("export to %s: expected a name that ends with %s: the sidecar goes beside it, as %s", to, fileExt, sidecarExt)
+	}
+	beside := to[:len(to)-len(fileExt)] + sidecarExt
+	return e.with(identity, func(file string) error {
+		if err := copyNew(e.Beside, beside); err != nil {
+			return err
+		}
+		if err := copyNew(file, to); err != nil {
+			return errors.Join(err, os.Remove(beside))
+		}
+		return nil
+	})
+}
+
+// copyNew copies a file to where there is none.
+func copyNew(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return errors.Join(err, os.Remove(to))
+	}
+	return nil
+}

@@ -1,0 +1,413 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+)
+
+// Save takes a snapshot of a lab that one can trust, and keeps it in a store.
+type Save struct {
+	Member   string        `doc:"whose state; absent: a voter that is not behind, and not the leader where there is another"`
+	Label    string        `doc:"a name for people, part of the snapshot's"`
+	Store    string        `doc:"directory on this machine to keep it in; absent: the lab's own"`
+	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
+	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
+	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
+
+	Compress   bool     `doc:"keep it compressed (zstd)"`
+	Recipients []string `doc:"keep it encrypted (age), for the owners of these public keys; its sidecar is not"`
+}
+
+func (s *Save) packing() Packing { return Packing{Compress: s.Compress, Recipients: s.Recipients} }
+
+// Valid refuses impossible arguments.
+func (s *Save) Valid() error {
+	if s.Survivor && s.Member == "" {
+		return fmt.Errorf("survivor: expected with member: only you know who has stayed up")
+	}
+	if _, err := s.packing().recipients(); err != nil {
+		return err
+	}
+	if s.Label == "" {
+		return nil
+	}
+	return ValidLabel(s.Label)
+}
+
+// slowest is the rate that saving is given time for: a tenth of what a small
+// machine does (facts 7.2).
+const slowest = 10 << 20
+
+// patience is how long one may take to catch up with a revision, and how long
+// hashes may be in flux.
+const patience = 5 * time.Second
+
+// Do performs it, and returns the name of the new snapshot. Before: the members
+// that answer are one cluster with one leader, no alarm says CORRUPT, their
+// hashes are equal; the source votes and has every revision that was there a
+// moment ago. Afterwards: the file is verified here, byte by byte and page by
+// page, its revision is not less than that one, and a throwaway member booted
+// from it has the same keys and the same hash. What is refused, or turns out
+// wrong, is a *lab.Failure, and then there is no snapshot, under no name.
+func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, err error) {
+	store := OpenStore(e.Cluster, s.Store)
+	look := e.Look(ctx)
+	if !s.Survivor {
+		look = led(ctx, e, look)
+	}
+	src, side, err := s.source(ctx, e, look)
+	if err != nil {
+		return "", nil, err
+	}
+	work, done, err := workspace(ctx, e, src.Host)
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	file := path.Join(work, "snapshot"+fileExt)
+	limit := s.Timeout
+	if limit == 0 {
+		limit = 30*time.Second + time.Duration(status(look, src.Name).DBSize/slowest)*time.Second
+	}
+	if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", file, "--command-timeout="+limit.String()); err != nil {
+		return "", nil, err
+	}
+	temp, err := fetch(ctx, src.Host, file, store)
+	if err != nil {
+		return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
+	}
+	defer remove(temp)
+	what := "of " + src.Name
+	if err := side.read(what, temp); err != nil {
+		return "", nil, err
+	}
+	if side.Revision < side.Floor {
+		return "", nil, &lab.Failure{What: "revision of the snapshot " + what, Want: fmt.Sprintf("at least %d, where the cluster was before", side.Floor), Got: fmt.Sprint(side.Revision)}
+	}
+	// As soon as may be: a compaction makes it unreadable.
+	if h, err := etcd.HashAt(ctx, e.Cluster, src, side.Revision); err == nil {
+		side.Hash, side.HashedAt = h.Hash, h.Compact
+	} else {
+		e.Note(src.Name, "its hash at revision %d could not be read: %s", side.Revision, err)
+	}
+	if !s.NoTrial {
+		if side.Trial, err = Trial(ctx, e, src, file, side); err != nil {
+			return "", nil, err
+		}
+	}
+	if side.Highest, err = Record(e.Cluster, look, side.Revision); err != nil {
+		return "", nil, err
+	}
+	if side.CAs, err = fingerprints(e.Cluster); err != nil {
+		return "", nil, err
+	}
+	if name, err = store.add(temp, side, s.packing()); err != nil {
+		return "", nil, err
+	}
+	e.Note(src.Name, "snapshot %s: %d bytes, revision %d, %d keys, verified", name, side.Size, side.Revision, side.Keys)
+	return name, side, nil
+}
+
+// source refuses a cluster that is not one whole, and finds whom to save from.
+// The sidecar says what was seen of it.
+func (s *Save) source(ctx context.Context, e *lab.Env, look []lab.Status) (*lab.Member, *Sidecar, error) {
+	var up []lab.Status
+	for _, st := range look {
+		if st.Up && !st.Absent {
+			up = append(up, st)
+		}
+	}
+	if s.Member != "" {
+		if _, err := e.Member(s.Member); err != nil {
+			return nil, nil, err
+		}
+		switch st := status(look, s.Member); {
+		case st.Absent:
+			return nil, nil, refused(s.Member, "a member", "none")
+		case !st.Up:
+			return nil, nil, refused(s.Member, "a member that answers", "no answer: "+st.Error)
+		case st.Role == "learner":
+			return nil, nil, refused(s.Member, "a voting member", "a learner, which may be anywhere behind")
+		}
+	}
+	if len(up) == 0 {
+		return nil, nil, fmt.Errorf("no member answers")
+	}
+	for _, st := range up {
+		if st.Cluster != up[0].Cluster {
+			return nil, nil, &lab.Failure{What: "snapshot refused: cluster id of " + st.Name, Want: up[0].Cluster + ", as " + up[0].Name + " has", Got: st.Cluster}
+		}
+		if slices.Contains(st.Alarms, "CORRUPT") {
+			return nil, nil, &lab.Failure{What: "snapshot refused: alarms of " + st.Name, Want: "no CORRUPT", Got: "CORRUPT: first find out who is right"}
+		}
+	}
+	if s.Survivor {
+		m, err := e.Member(s.Member)
+		if err != nil {
+			return nil, nil, err
+		}
+		e.Note(m.Name, "saved as a survivor: nobody can say whether it has all that was acknowledged")
+		return m, s.about(e, look, m, 0), nil
+	}
+	leader := leaderOf(look)
+	if leader == "" {
+		return nil, nil, &lab.Failure{What: "snapshot refused: leader", Want: "one (or `survivor` with the member that stayed up)", Got: "none"}
+	}
+	floor, err := linearizable(ctx, e, leader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("where the cluster is could not be read, so nobody can say whether a snapshot would be behind: %w", err)
+	}
+	if err := agree(ctx, e, up); err != nil {
+		return nil, nil, err
+	}
+	var last error
+	for _, m := range s.candidates(e, look, up, leader) {
+		last = reaches(ctx, e, m, floor, s.Member != "")
+		if last == nil && status(look, m.Name).Leader == "" {
+			last = refused(m.Name, "a member that follows the leader", "one that knows none: it is cut off")
+		}
+		if last == nil {
+			return m, s.about(e, look, m, floor), nil
+		}
+		if s.Member == "" {
+			e.Note(m.Name, "not taken for the snapshot: %s", last)
+		}
+	}
+	return nil, nil, last
+}
+
+// led looks again while there is no leader: an election takes a moment.
+func led(ctx context.Context, e *lab.Env, look []lab.Status) []lab.Status {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	lab.Until(ctx, "a leader", func(ctx context.Context) error { // the caller sees whether there is one
+		if leaderOf(look) != "" {
+			return nil
+		}
+		look = e.Look(ctx)
+		return errors.New("there is none")
+	})
+	return look
+}
+
+// leaderOf names who leads, in the newest term that anybody leads in.
+func leaderOf(look []lab.Status) string {
+	leader := lab.Status{}
+	for _, st := range look {
+		if st.Up && !st.Absent && st.Role == "leader" && st.Term > leader.Term {
+			leader = st
+		}
+	}
+	return leader.Name
+}
+
+func refused(member, want, got string) error {
+	return &lab.Failure{What: "snapshot of " + member + " refused", Want: want, Got: got}
+}
+
+// status is what a look saw of a seat.
+func status(look []lab.Status, name string) lab.Status {
+	for _, s := range look {
+		if s.Name == name {
+			return s
+		}
+	}
+	return lab.Status{}
+}
+
+// candidates are whom to save from, the best first: who is least behind, and
+// the leader, who has other work to do, last.
+func (s *Save) candidates(e *lab.Env, look, up []lab.Status, leader string) []*lab.Member {
+	var voters []lab.Status
+	for _, st := range up {
+		if st.Role != "learner" && (s.Member == "" || st.Name == s.Member) {
+			voters = append(voters, st)
+		}
+	}
+	slices.SortStableFunc(voters, func(a, b lab.Status) int {
+		if (a.Name == leader) != (b.Name == leader) {
+			return map[bool]int{true: 1, false: -1}[a.Name == leader]
+		}
+		x, _ := etcd.Lag(look, a.Name)
+		y, _ := etcd.Lag(look, b.Name)
+		return x - y
+	})
+	var out []*lab.Member
+	for _, st := range voters {
+		if m, err := e.Member(st.Name); err == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// linearizable reads where the cluster is, through its leader.
+func linearizable(ctx context.Context, e *lab.Env, leader string) (int64, error) {
+	m, err := e.Member(leader)
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var rev int64
+	err = lab.Until(ctx, "a linearizable read", func(ctx context.Context) (err error) {
+		rev, err = etcd.RevisionOf(ctx, e.Cluster, m, false)
+		return err
+	})
+	return rev, err
+}
+
+// agree compares the hashes of the members that answer. One that is cut off is
+// at another revision and cannot be compared; then the others are.
+func agree(ctx context.Context, e *lab.Env, up []lab.Status) error {
+	var seats []*lab.Member
+	for _, st := range up {
+		if st.Leader != "" {
+			if m, err := e.Member(st.Name); err == nil {
+				seats = append(seats, m)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*patience)
+	defer cancel()
+	var hashes []etcd.Hash
+	err := lab.Until(ctx, "hashes that can be compared", func(ctx context.Context) (err error) {
+		hashes, err = etcd.Hashes(ctx, e.Cluster, seats...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !etcd.Equal(hashes) {
+		return &lab.Failure{What: "snapshot refused: data of the members", Want: "equal: first find out who is right", Got: etcd.Describe(hashes)}
+	}
+	return nil
+}
+
+// reaches looks that a member has a revision, or has it soon. A snapshot is
+// what one member knows (FE8).
+func reaches(ctx context.Context, e *lab.Env, m *lab.Member, floor int64, wait bool) error {
+	limit := patience / 5
+	if wait {
+		limit = patience
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var got int64
+	err := lab.Until(ctx, m.Name+" to catch up", func(ctx context.Context) error {
+		rev, err := etcd.RevisionOf(ctx, e.Cluster, m, true)
+		if err == nil {
+			got = rev
+			if rev < floor {
+				err = errors.New("behind")
+			}
+		}
+		return err
+	})
+	if err != nil && got > 0 {
+		return refused(m.Name, fmt.Sprintf("revision %d, where the cluster is", floor), fmt.Sprintf("%d: it is behind", got))
+	}
+	return err
+}
+
+// about is what is known of a snapshot before it is there.
+func (s *Save) about(e *lab.Env, look []lab.Status, m *lab.Member, floor int64) *Sidecar {
+	st := status(look, m.Name)
+	lag, err := etcd.Lag(look, m.Name)
+	if err != nil {
+		lag = -1
+	}
+	return &Sidecar{Version: 1, Time: time.Now().UTC(), Lab: e.ID, Label: s.Label, Cluster: st.Cluster, Source: m.Name, SourceID: st.ID,
+		Led: st.Role == "leader", Lag: lag, Floor: floor, Etcd: st.Version}
+}
+
+// fetch copies a file from a host into a new file of the store.
+func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp string, err error) {
+	data, err := h.Get(ctx, file)
+	if err != nil {
+		return "", err
+	}
+	f, err := store.temp()
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+// read verifies a file on this machine, byte by byte and page by page, and
+// fills in what it has.
+func (s *Sidecar) read(name, file string) error {
+	_, err := s.load(name, file)
+	return err
+}
+
+// load is read, for those who want the keys too.
+func (s *Sidecar) load(name, file string) (*etcd.Database, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if err := etcd.VerifySnapshot(name, io.TeeReader(f, sum)); err != nil {
+		return nil, err
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	if err := etcd.CheckPages(file); err != nil {
+		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database whose pages are sound", Got: err.Error()}
+	}
+	d, err := etcd.ReadDatabase(file)
+	if err != nil {
+		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database of etcd", Got: err.Error()}
+	}
+	s.fill(d, hex.EncodeToString(sum.Sum(nil)), size)
+	return d, nil
+}
+
+// fingerprints are the SHA-256 of the certificates that a lab's clients trust;
+// none without TLS.
+func fingerprints(c *lab.Cluster) ([]string, error) {
+	if c.TLS == nil {
+		return nil, nil
+	}
+	rest, err := os.ReadFile(filepath.Join(etcd.PKIDir(c), "ca.crt"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return out, nil
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err == nil {
+			sum := sha256.Sum256(block.Bytes)
+			out = append(out, hex.EncodeToString(sum[:]))
+		}
+	}
+}
