@@ -22,7 +22,8 @@ type Field struct {
 func (f Field) Set(text string) error { return setText(f.value, text) }
 
 // Fields lists the arguments of a verb, in order of declaration. v is a
-// pointer to a struct; setting a Field changes it.
+// pointer to a struct; setting a Field changes it. Those of an embedded struct
+// are among them.
 func Fields(v any) []Field {
 	var out []Field
 	rv := reflect.ValueOf(v).Elem()
@@ -30,6 +31,10 @@ func Fields(v any) []Field {
 		sf := rv.Type().Field(i)
 		key := sf.Tag.Get("yaml")
 		if key == "-" || !sf.IsExported() {
+			continue
+		}
+		if sf.Anonymous { // its fields are ours, as in Go
+			out = append(out, Fields(rv.Field(i).Addr().Interface())...)
 			continue
 		}
 		if key == "" {

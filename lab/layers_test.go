@@ -20,19 +20,21 @@ var may = map[string]struct {
 	imports []string
 	why     string
 }{
-	"lab":        {nil, "the heart imports nothing of ours, so that everything can be built on it"},
-	"lab/etcd":   {[]string{"lab", "fixtures"}, "etcd knowledge stands on hosts alone"},
-	"lab/load":   {[]string{"lab", "lab/etcd"}, "clients know the cluster, not the drill"},
-	"lab/judge":  {[]string{"lab"}, "a judge sees the record and nothing else"},
-	"lab/action": {[]string{"lab", "lab/etcd", "lab/load"}, "verbs never see a driver"},
-	"lab/fault":  {[]string{"lab", "lab/etcd", "lab/load"}, "verbs never see a driver"},
-	"lab/check":  {[]string{"lab", "lab/etcd", "lab/load"}, "verbs never see a driver"},
-	"lab/verbs":  {[]string{"lab", "lab/etcd", "lab/load", "lab/judge", "lab/action", "lab/fault", "lab/check"}, "the one table of all words"},
-	"drivers":    {[]string{"lab", "lab/etcd", "drivers", "fixtures"}, "drivers never see a verb"},
-	"fixtures":   {nil, "files for hosts"},
-	"scenarios":  {nil, "files"},
-	"reports":    {[]string{"lab", "lab/judge"}, "renderers see reports and records"},
-	"cmd":        {[]string{"lab", "drivers", "scenarios", "reports", "fixtures"}, "commands put everything together"},
+	"lab":           {nil, "the heart imports nothing of ours, so that everything can be built on it"},
+	"lab/etcd":      {[]string{"lab", "fixtures"}, "etcd knowledge stands on hosts alone"},
+	"lab/load":      {[]string{"lab", "lab/etcd"}, "clients know the cluster, not the drill"},
+	"lab/operation": {[]string{"lab"}, "how operations survive, whatever they do"},
+	"lab/recovery":  {[]string{"lab", "lab/etcd", "lab/operation"}, "operations see hosts and cluster, not the drill"},
+	"lab/judge":     {[]string{"lab"}, "a judge sees the record and nothing else"},
+	"lab/action":    {[]string{"lab", "lab/etcd", "lab/load", "lab/operation", "lab/recovery"}, "verbs never see a driver"},
+	"lab/fault":     {[]string{"lab", "lab/etcd", "lab/load"}, "verbs never see a driver"},
+	"lab/check":     {[]string{"lab", "lab/etcd", "lab/load"}, "verbs never see a driver"},
+	"lab/verbs":     {[]string{"lab", "lab/etcd", "lab/load", "lab/judge", "lab/action", "lab/fault", "lab/check", "lab/operation", "lab/recovery"}, "the one table of all words"},
+	"drivers":       {[]string{"lab", "lab/etcd", "drivers", "fixtures"}, "drivers never see a verb"},
+	"fixtures":      {nil, "files for hosts"},
+	"scenarios":     {nil, "files"},
+	"reports":       {[]string{"lab", "lab/judge"}, "renderers see reports and records"},
+	"cmd":           {[]string{"lab", "drivers", "scenarios", "reports", "fixtures"}, "commands put everything together"},
 }
 
 func TestLayers(t *testing.T) {

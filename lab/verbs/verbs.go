@@ -47,6 +47,17 @@ func All() lab.Verbs {
 			"snapshot":          func() lab.Action { return &action.Snapshot{} },
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
+			"replace":         func() lab.Action { return &action.Replace{} },
+			"grow":            func() lab.Action { return &action.Grow{} },
+			"shrink":          func() lab.Action { return &action.Shrink{} },
+			"switch":          func() lab.Action { return &action.Switch{} },
+			"rolling-restart": func() lab.Action { return &action.RollingRestart{} },
+			"defrag-all":      func() lab.Action { return &action.DefragAll{} },
+			"free-space":      func() lab.Action { return &action.FreeSpace{} },
+
+			"resume":   func() lab.Action { return &action.Resume{} },
+			"rollback": func() lab.Action { return &action.Rollback{} },
+
 			"etcdctl": func() lab.Action { return &action.Etcdctl{} },
 
 			"watch": func() lab.Action { return &action.Watch{} },
