@@ -109,13 +109,18 @@ Start with:  etcdrill run leader-kill`,
 	root.PersistentFlags().BoolVar(&a.acceptNew, "accept-new-host-keys", false, "let the ssh driver meet hosts that known_hosts does not know, and add them to it; a changed key is refused all the same")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
 	a.root = root
-	root.AddGroup(&cobra.Group{ID: "drill", Title: "Drills:"}, &cobra.Group{ID: "lab", Title: "A lab that stays, for hands:"})
+	root.AddGroup(&cobra.Group{ID: "drill", Title: "Drills:"}, &cobra.Group{ID: "lab", Title: "A lab that stays, for hands:"},
+		&cobra.Group{ID: "operation", Title: "Operations on a lab that stays, which survive the death of who does them:"})
 	for _, c := range []*cobra.Command{a.run(), a.list(), a.show(), a.plan(), a.validate(), a.report()} {
 		c.GroupID = "drill"
 		root.AddCommand(c)
 	}
 	for _, c := range []*cobra.Command{a.up(), a.down(), a.status(), a.exec(), a.logs(), a.env(), a.do(), a.brk(), a.check(), a.heal()} {
 		c.GroupID = "lab"
+		root.AddCommand(c)
+	}
+	for _, c := range []*cobra.Command{a.member(), a.switchTo(), a.resume(), a.rollback()} {
+		c.GroupID = "operation"
 		root.AddCommand(c)
 	}
 	root.AddCommand(a.gc(), a.doctor(), a.host(), a.vm(), a.schema(), a.version())

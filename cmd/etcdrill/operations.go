@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/operation"
+	"github.com/etcdrill/etcdrill/lab/recovery"
+)
+
+// The commands that change a lab that stays by an operation: one that is
+// written down before it is done, and can be gone on with or back on.
+
+// operate makes the command of an operation: its flags are the operation's
+// fields.
+func (a *app) operate(use, name string, op interface {
+	operation.Operation
+	Doc() string
+}) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: op.Doc(), Args: cobra.NoArgs}
+	labName := labFlag(cmd)
+	dry := cmd.Flags().Bool("dry-run", false, "show every step, with the commands it amounts to, and do nothing")
+	brk := cmd.Flags().Bool("break-quorum", false, "although a step is predicted to lose the quorum")
+	fieldFlags(cmd, op)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		for _, f := range lab.Fields(op) {
+			if f.Need && !cmd.Flags().Changed(f.Key) {
+				return usage("%s: --%s is missing: %s", use, f.Key, f.Doc)
+			}
+		}
+		if c, ok := op.(interface{ Valid() error }); ok {
+			if err := c.Valid(); err != nil {
+				return usage("%s", err)
+			}
+		}
+		return a.onLab(cmd.Context(), *labName, use, func(ctx context.Context, e *lab.Env) error {
+			if !*dry {
+				return operation.Run(ctx, e, name, op, a.operating(*brk))
+			}
+			if err := op.Decide(ctx, e); err != nil {
+				return err
+			}
+			steps, err := op.Steps(e)
+			if err == nil {
+				operation.Plan(a.out, name, steps)
+			}
+			return err
+		})
+	}
+	return cmd
+}
+
+// operating are the options of an operation that a command performs. ETCDRILL_DIE_AFTER is for
+// tests: see TestOperationsSurviveKills.
+func (a *app) operating(breakQuorum bool) operation.Options {
+	o := operation.Options{BreakQuorum: breakQuorum}
+	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_DIE_AFTER")); err == nil {
+		o.Written = func(records int) error {
+			if records >= n {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			}
+			return nil
+		}
+	}
+	return o
+}
+
+// onLab opens a lab, does something to it, and turns how it ended into what a
+// command says.
+func (a *app) onLab(ctx context.Context, name, what string, do func(context.Context, *lab.Env) error) error {
+	c, err := a.cluster(ctx, name)
+	if err != nil {
+		return err
+	}
+	h, done, err := a.hands(c, 0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(do(ctx, &lab.Env{Cluster: c, Kit: a.kit, Journal: h.Journal}), done())
+	switch lab.VerdictOf(err) {
+	case lab.Pass:
+		return nil
+	case lab.Fail:
+		return &exit{exitFail, fmt.Sprintf("fail: %s: %s", what, err)}
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	return &exit{exitError, fmt.Sprintf("error: %s: %s", what, err)}
+}
+
+// way makes a command that performs operations without arguments of their own.
+func (a *app) way(use, short string, do func(context.Context, *lab.Env, operation.Options) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
+	labName := labFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return a.onLab(cmd.Context(), *labName, use, func(ctx context.Context, e *lab.Env) error { return do(ctx, e, a.operating(false)) })
+	}
+	return cmd
+}
+
+func (a *app) resume() *cobra.Command {
+	return a.way("resume", "go on with the operation that did not end", func(ctx context.Context, e *lab.Env, o operation.Options) error {
+		return operation.Resume(ctx, e, recovery.Kinds, o)
+	})
+}
+
+func (a *app) rollback() *cobra.Command {
+	return a.way("rollback", "undo the operation that did not end", func(ctx context.Context, e *lab.Env, o operation.Options) error {
+		return operation.Rollback(ctx, e, recovery.Kinds, o)
+	})
+}
