@@ -48,7 +48,7 @@ func (a *ForceNewCluster) Do(ctx context.Context, e *lab.Env) error {
 			return &lab.Failure{What: "force-new-cluster refused: " + m.Name, Want: "a voting member", Got: "a learner, which would end without voters"}
 		}
 	}
-	if err := halt(ctx, e, m); err != nil {
+	if err := etcd.Stop(ctx, e, m); err != nil {
 		return err
 	}
 	if _, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"cp", "-a", "--", m.DataDir, old(m)}}); err != nil {
@@ -61,7 +61,7 @@ func (a *ForceNewCluster) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := halt(ctx, e, m); err != nil {
+	if err := etcd.Stop(ctx, e, m); err != nil {
 		return err
 	}
 	if err := a.cycle(ctx, e, m, func(s *etcd.Settings) { s.Delete(forceFlag) }); err != nil {
@@ -86,7 +86,7 @@ func (a *ForceNewCluster) Do(ctx context.Context, e *lab.Env) error {
 		return err
 	}
 	if me, ok := l.Of(m); len(l.Members) != 1 || !ok || me.Learner {
-		return &lab.Failure{What: "members after force-new-cluster", Want: m.Name + " alone, voting", Got: describe(l)}
+		return &lab.Failure{What: "members after force-new-cluster", Want: m.Name + " alone, voting", Got: l.String()}
 	}
 	return nil
 }
@@ -102,8 +102,8 @@ func (*ForceNewCluster) cycle(ctx context.Context, e *lab.Env, m *lab.Member, ch
 		return err
 	}
 	e.Note(m.Name, "configuration: %s: %v", forceFlag, s.Get(forceFlag) != nil)
-	if err := run(ctx, e, m); err != nil {
+	if err := etcd.Start(ctx, e, m); err != nil {
 		return err
 	}
-	return ready(ctx, e, m)
+	return etcd.Ready(ctx, e, m)
 }

@@ -2,16 +2,10 @@ package action
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
-	"strconv"
-	"strings"
-	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdrill/etcdrill/lab"
@@ -52,36 +46,28 @@ func (a *Compact) Do(ctx context.Context, e *lab.Env) error {
 		return err
 	}
 	m := via[0]
-	return local(e, m, func(cli *clientv3.Client) error {
-		rev := a.Revision
-		if rev == 0 {
-			// As the member knows it: whether there is a quorum is for the
-			// compaction itself to find out.
-			r, err := cli.Get(ctx, "health", clientv3.WithKeysOnly(), clientv3.WithSerializable())
-			if err != nil {
-				return fmt.Errorf("current revision: %w", err)
-			}
+	if a.Revision != 0 {
+		return etcd.Compact(ctx, e, m, a.Revision, a.Physical)
+	}
+	// As the member knows it: whether there is a quorum is for the compaction
+	// itself to find out.
+	var rev int64
+	err = local(e, m, func(cli *clientv3.Client) error {
+		r, err := cli.Get(ctx, "health", clientv3.WithKeysOnly(), clientv3.WithSerializable())
+		if err == nil {
 			rev = r.Header.Revision
 		}
-		args := []string{"compact", strconv.FormatInt(rev, 10)}
-		if a.Physical {
-			args = append(args, "--physical")
-		}
-		_, cause := etcd.Tool(ctx, e, m, "etcdctl", args...)
-		if cause != nil && a.Revision != 0 || rev < 2 {
-			return cause // below the first revision there is nothing to read
-		}
-		_, err := cli.Get(ctx, "health", clientv3.WithRev(rev-1), clientv3.WithKeysOnly())
-		switch {
-		case errors.Is(err, rpctypes.ErrCompacted):
-			return nil // also when somebody else had compacted it already
-		case cause != nil:
-			return cause
-		case err != nil:
-			return fmt.Errorf("compacted at revision %d, and the effect could not be seen: %w", rev, err)
-		}
-		return &lab.Failure{What: fmt.Sprintf("read of revision %d after a compaction at %d", rev-1, rev), Want: "compacted", Got: "an answer"}
+		return err
 	})
+	if err != nil {
+		return fmt.Errorf("current revision: %w", err)
+	}
+	if err = etcd.Compact(ctx, e, m, rev, a.Physical); err != nil {
+		if gone, lerr := etcd.Compacted(ctx, e, m, rev); lerr == nil && gone {
+			return nil // somebody else had compacted it already
+		}
+	}
+	return err
 }
 
 // Defrag gives space inside the database back to the filesystem.
@@ -102,46 +88,18 @@ func (a *Defrag) Do(ctx context.Context, e *lab.Env) error {
 	}
 	for _, s := range e.Look(ctx) {
 		if s.Up && s.Role == "leader" {
-			slices.SortStableFunc(seats, func(a, b *lab.Member) int { return b2i(a.Name == s.Name) - b2i(b.Name == s.Name) })
+			if at := slices.IndexFunc(seats, func(m *lab.Member) bool { return m.Name == s.Name }); at >= 0 {
+				leader := seats[at]
+				seats = append(slices.Delete(seats, at, at+1), leader)
+			}
 		}
 	}
 	for _, m := range seats {
-		err := local(e, m, func(cli *clientv3.Client) error {
-			before, err := cli.Status(ctx, m.LocalURL)
-			if err != nil {
-				return fmt.Errorf("%s: %w", m.Name, err)
-			}
-			// It copies the whole database, which etcdctl's own five seconds do
-			// not allow for; ours is the deadline of the step.
-			if _, err := etcd.Tool(ctx, e, m, "etcdctl", "defrag", "--command-timeout="+timeLeft(ctx)); err != nil {
-				return err
-			}
-			after, err := cli.Status(ctx, m.LocalURL)
-			if err != nil {
-				return fmt.Errorf("%s: defragmented, and the effect could not be seen: %w", m.Name, err)
-			}
-			e.Note(m.Name, "database: %d bytes, of which %d in use, became %d, of which %d in use",
-				before.DbSize, before.DbSizeInUse, after.DbSize, after.DbSizeInUse)
-			was, is := before.DbSize-before.DbSizeInUse, after.DbSize-after.DbSizeInUse
-			if is > 1<<20 && is > was/2 {
-				return &lab.Failure{What: "free space inside the database of " + m.Name + " after a defragmentation", Want: fmt.Sprintf("far below the %d bytes of before", was), Got: fmt.Sprintf("%d bytes", is)}
-			}
-			return nil
-		})
-		if err != nil {
+		if err := etcd.Defrag(ctx, e, m); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// timeLeft is how long a tool may take: as long as ctx, in its flags' form.
-func timeLeft(ctx context.Context) string {
-	left := 10 * time.Minute
-	if end, ok := ctx.Deadline(); ok {
-		left = time.Until(end)
-	}
-	return max(left, time.Second).Round(time.Second).String()
 }
 
 // Disarm takes alarms away.
@@ -158,24 +116,5 @@ func (*Disarm) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	m := via[0]
-	if _, err := etcd.Tool(ctx, e, m, "etcdctl", "alarm", "disarm"); err != nil {
-		return err
-	}
-	return local(e, m, func(cli *clientv3.Client) error {
-		r, err := cli.AlarmList(ctx)
-		if err != nil {
-			return fmt.Errorf("disarmed, and the alarms could not be listed: %w", err)
-		}
-		var still []string
-		for _, a := range r.Alarms {
-			if a.Alarm != pb.AlarmType_NONE {
-				still = append(still, fmt.Sprintf("%s of %s", a.Alarm, etcd.HexID(a.MemberID)))
-			}
-		}
-		if len(still) > 0 {
-			return &lab.Failure{What: "alarms after a disarm", Want: "none", Got: "they came back: " + strings.Join(still, ", ")}
-		}
-		return nil
-	})
+	return etcd.Disarm(ctx, e, via[0])
 }

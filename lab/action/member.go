@@ -2,7 +2,6 @@ package action
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -39,116 +38,27 @@ func (a *MemberAdd) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	up, err := etcd.Answering(ctx, e)
-	if err != nil {
-		return err
+	url := m.PeerURL
+	if a.URL == "wrong" {
+		url = etcd.WrongPeerURL(e.Cluster, m)
 	}
-	list, err := members(ctx, e, up)
-	if err != nil {
+	if err := etcd.AddMember(ctx, e, m, url, a.Learner); err != nil {
 		return err
-	}
-	listed, there := list.Of(m)
-	switch {
-	case there && listed.Started() && listed.Learner == a.Learner:
-		e.Note(m.Name, "is a member already, %s: nothing to add", listed.HexID())
-	case there && listed.Started():
-		return fmt.Errorf("%s is a member already, %s: use member-promote, or member-remove first", m.Name, listed.HexID())
-	case there && listed.Learner == a.Learner:
-		e.Note(m.Name, "was added before and never started, as %s: nothing to add", listed.HexID())
-	default:
-		url := m.PeerURL
-		if a.URL == "wrong" {
-			url = etcd.WrongPeerURL(e.Cluster, m)
-		}
-		args := []string{"member", "add", m.Name, "--peer-urls=" + url}
-		if a.Learner {
-			args = append(args, "--learner")
-		}
-		// The guard wants all voters but what the new quorum can spare (FE21).
-		cause := patiently(ctx, e, up[0], "", lab.Quorum(list.Voters()+1), args...)
-		list, err = settled(ctx, e, up[0], cause, func(l etcd.Membership) bool {
-			return slices.ContainsFunc(l.Members, func(x etcd.Listed) bool {
-				return !x.Started() && slices.Equal(x.PeerURLs, []string{url}) && x.Learner == a.Learner
-			})
-		})
-		if err != nil {
-			return err
-		}
 	}
 	if !a.Start || a.URL == "wrong" {
 		return nil
 	}
-	return a.begin(ctx, e, m, up[0], list)
-}
-
-// begin configures and starts a member that is listed.
-func (a *MemberAdd) begin(ctx context.Context, e *lab.Env, m, via *lab.Member, list etcd.Membership) error {
-	listed, ok := list.Of(m)
-	if !ok {
-		return fmt.Errorf("%s is not in the member list: %s", m.Name, describe(list))
-	}
-	if !listed.Started() {
-		// Whatever lies in its data directory is of an earlier life.
-		if err := aside(ctx, e, m); err != nil {
-			return err
-		}
-		spec := e.Spec
-		spec.Peers = "lab" // whatever the first members began with, this one is to be reached
-		join := etcd.Join{Cluster: list.Initial(), State: etcd.StateExisting, Token: token(ctx, via)}
-		if err := etcd.WriteSettings(ctx, m, etcd.NewSettings(spec, m, join)); err != nil {
-			return err
-		}
-		e.Note(m.Name, "configuration written: initial-cluster %s, state existing", join)
-	}
-	if err := run(ctx, e, m); err != nil {
-		return err
-	}
-	return alive(ctx, m, m.Name+" to join", func(ctx context.Context) error {
-		l, err := etcd.Members(ctx, e.Cluster, true, via)
-		if err != nil {
-			return err
-		}
-		if x, ok := l.ByID(listed.ID); !ok || !x.Started() {
-			return fmt.Errorf("the member list does not show it as started: %s", describe(l))
-		}
-		for _, s := range e.Look(ctx) {
-			if s.Name == m.Name && !s.Up {
-				return fmt.Errorf("it does not answer: %s", s.Error)
-			} else if s.Name == m.Name && s.ID != listed.HexID() {
-				return fmt.Errorf("it answers as %s, and was added as %s", s.ID, listed.HexID())
-			}
-		}
-		return nil
-	})
-}
-
-// token reads the cluster token from a living member. Who joins takes the
-// cluster's id from the others; an equal token only keeps the files alike.
-func token(ctx context.Context, m *lab.Member) string {
-	if s, err := etcd.ReadSettings(ctx, m); err == nil {
-		if t, ok := s.Get("initial-cluster-token").(string); ok {
-			return t
-		}
-	}
-	return etcd.NewToken()
-}
-
-// aside renames a member's data directory when there is one. Nothing is ever
-// deleted, and nothing is ever started on what another life has left.
-func aside(ctx context.Context, e *lab.Env, m *lab.Member) error {
-	there, err := exists(ctx, m, m.DataDir)
-	if err != nil || !there {
-		return err
-	}
-	st, err := m.Proc.State(ctx)
+	_, _, listed, err := etcd.Find(ctx, e, m)
 	if err != nil {
 		return err
 	}
-	if st.Running {
-		return fmt.Errorf("%s runs on a data directory of an earlier life: stop it first", m.Name)
+	if !listed.Started() {
+		// Whatever lies in its data directory is of an earlier life.
+		if err := etcd.Aside(ctx, e, m, old(m)); err != nil {
+			return err
+		}
 	}
-	_, err = e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"mv", "--", m.DataDir, old(m)}})
-	return err
+	return etcd.JoinMember(ctx, e, m)
 }
 
 // old names a data directory that is moved aside.
@@ -168,12 +78,6 @@ func (*MemberPromote) Doc() string {
 	return "makes a learner a voting member, once it has been close behind the leader for a while"
 }
 
-// The learner must have been close this many times in a row, this far apart.
-const (
-	lagSamples = 4
-	lagEvery   = 50 * time.Millisecond
-)
-
 // Do implements lab.Action. etcd allows a promotion at 90 % of the leader's
 // index (FE24), which is far behind in a long log; so a small and stable
 // distance is waited for first.
@@ -182,78 +86,10 @@ func (a *MemberPromote) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	up, err := etcd.Answering(ctx, e)
-	if err != nil {
-		return err
-	}
-	list, err := members(ctx, e, up)
-	if err != nil {
-		return err
-	}
-	listed, ok := list.Of(m)
-	if !ok {
-		return fmt.Errorf("%s is not in the member list: %s", m.Name, describe(list))
-	}
-	if !a.Now {
-		if !listed.Learner {
-			e.Note(m.Name, "votes already")
-			return nil
-		}
-		if err := a.close(ctx, e, m); err != nil {
-			return err
-		}
-	}
-	args := []string{"member", "promote", listed.HexID()}
 	if a.Now {
-		if _, err := etcd.Tool(ctx, e, up[0], "etcdctl", args...); err != nil {
-			return err
-		}
+		return etcd.PromoteNow(ctx, e, m)
 	}
-	var cause error
-	if !a.Now {
-		cause = patiently(ctx, e, up[0], "", lab.Quorum(list.Voters()), args...)
-	}
-	_, err = settled(ctx, e, up[0], cause, func(l etcd.Membership) bool {
-		x, ok := l.ByID(listed.ID)
-		return ok && !x.Learner
-	})
-	return err
-}
-
-// close waits until a learner is near the leader and stays there. One that is
-// still too far behind when the time is up is not promoted, and that is a
-// refusal of ours: a *lab.Failure that says how far.
-func (a *MemberPromote) close(ctx context.Context, e *lab.Env, m *lab.Member) error {
-	near, last := 0, 0
-	tick := time.NewTicker(lagEvery)
-	defer tick.Stop()
-	err := alive(ctx, m, fmt.Sprintf("%s to be at most %d entries behind", m.Name, a.Lag), func(ctx context.Context) error {
-		for {
-			behind, err := etcd.Lag(e.Look(ctx), m.Name)
-			if err != nil {
-				near = 0
-				return err
-			}
-			last = behind
-			if behind > a.Lag {
-				near = 0
-				return fmt.Errorf("it is %d behind", behind)
-			}
-			if near++; near == lagSamples {
-				e.Note(m.Name, "%d entries behind the leader, %d looks in a row", behind, near)
-				return nil
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-tick.C:
-			}
-		}
-	})
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && last > a.Lag {
-		return &lab.Failure{What: m.Name + " is not promoted: entries behind the leader", Want: fmt.Sprintf("at most %d", a.Lag), Got: fmt.Sprint(last)}
-	}
-	return err
+	return etcd.PromoteMember(ctx, e, m, a.Lag)
 }
 
 // MemberRemove removes a member.
@@ -272,35 +108,7 @@ func (a *MemberRemove) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	up, err := etcd.Answering(ctx, e)
-	if err != nil {
-		return err
-	}
-	// Better not the one that goes: it ends while it answers.
-	slices.SortStableFunc(up, func(a, b *lab.Member) int { return b2i(a == m) - b2i(b == m) })
-	list, err := members(ctx, e, up)
-	if err != nil {
-		return err
-	}
-	listed, ok := list.Of(m)
-	if !ok {
-		e.Note(m.Name, "is no member: nothing to remove")
-		return nil
-	}
-	args := []string{"member", "remove", listed.HexID()}
-	cause := patiently(ctx, e, up[0], m.Name, lab.Quorum(max(1, list.Voters()-1)), args...)
-	_, err = settled(ctx, e, up[0], cause, func(l etcd.Membership) bool {
-		_, still := l.ByID(listed.ID)
-		return !still
-	})
-	return err
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return etcd.RemoveMember(ctx, e, m, 0)
 }
 
 // MemberUpdate changes the peer URL under which the others reach a member.
@@ -328,18 +136,6 @@ func (a *MemberUpdate) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	up, err := etcd.Answering(ctx, e)
-	if err != nil {
-		return err
-	}
-	list, err := members(ctx, e, up)
-	if err != nil {
-		return err
-	}
-	listed, ok := list.Of(m)
-	if !ok {
-		return fmt.Errorf("%s is not in the member list: %s", m.Name, describe(list))
-	}
 	var url string
 	switch a.URL {
 	case "lab":
@@ -351,15 +147,12 @@ func (a *MemberUpdate) Do(ctx context.Context, e *lab.Env) error {
 		if err != nil {
 			return err
 		}
+		var ok bool
 		if url, ok = s.Get("initial-advertise-peer-urls").(string); !ok {
 			return fmt.Errorf("configuration of %s: no initial-advertise-peer-urls", m.Name)
 		}
 	}
-	_, cause := etcd.Tool(ctx, e, up[0], "etcdctl", "member", "update", listed.HexID(), "--peer-urls="+url)
-	_, err = settled(ctx, e, up[0], cause, func(l etcd.Membership) bool {
-		x, ok := l.ByID(listed.ID)
-		return ok && slices.Equal(x.PeerURLs, []string{url})
-	})
+	err = etcd.UpdateMember(ctx, e, m, url)
 	if err != nil || a.URL != "lab" {
 		return err
 	}
@@ -388,11 +181,6 @@ type MoveLeader struct {
 // Doc implements lab.Action.
 func (*MoveLeader) Doc() string { return "hands leadership over to a member that is to lead" }
 
-// transfer is what a hand-over says that came to nothing. raft gives one up
-// after an election timeout, when the other member was not level by then, and
-// etcd goes on waiting until the deadline of whoever asked.
-var transfer = append([]string{"deadline exceeded", "leader transfer took too long", "no leader endpoint given"}, disturbed...)
-
 // Do implements lab.Action. A hand-over that raft has given up is asked for
 // again, as long as there is time.
 func (a *MoveLeader) Do(ctx context.Context, e *lab.Env) error {
@@ -400,69 +188,5 @@ func (a *MoveLeader) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	for {
-		leader, id, err := leads(ctx, e, to)
-		if err != nil {
-			return err
-		}
-		if leader == to {
-			e.Note(to.Name, "leads")
-			return nil
-		}
-		// It must be sent to the leader (FE29).
-		limit := "--command-timeout=" + (time.Second + 2*e.Spec.Election).String()
-		_, err = etcd.Tool(ctx, e, leader, "etcdctl", "move-leader", id, limit)
-		if err == nil {
-			break
-		}
-		var exit *lab.ExitError
-		if !errors.As(err, &exit) || !says(exit, transfer...) || !pause(ctx, 100*time.Millisecond) {
-			return err
-		}
-		e.Note(leader.Name, "the hand-over came to nothing in time: once more")
-	}
-	// etcd answers when the other one leads: what is left is that a look sees it.
-	soon, cancel := context.WithTimeout(ctx, time.Second+2*e.Spec.Election)
-	defer cancel()
-	var got string
-	err = lab.Until(soon, to.Name+" to lead", func(ctx context.Context) error {
-		for _, s := range e.Look(ctx) {
-			if s.Up && s.Role == "leader" {
-				got = s.Name
-			}
-		}
-		if got != to.Name {
-			return fmt.Errorf("%q leads", got)
-		}
-		return nil
-	})
-	if err != nil && got != "" {
-		return &lab.Failure{What: "leader after an acknowledged move", Want: to.Name, Got: got}
-	}
-	return err
-}
-
-// leads finds the leader, and the id of the member that is to lead. During an
-// election there is none for a moment.
-func leads(ctx context.Context, e *lab.Env, to *lab.Member) (leader *lab.Member, id string, err error) {
-	soon, cancel := context.WithTimeout(ctx, time.Second+2*e.Spec.Election)
-	defer cancel()
-	err = lab.Until(soon, "a leader that could hand over", func(ctx context.Context) error {
-		for i, s := range e.Look(ctx) {
-			if s.Up && s.Role == "leader" {
-				leader = e.Seats[i]
-			}
-			if s.Name == to.Name {
-				id = s.ID
-			}
-		}
-		if leader == nil {
-			return errors.New("nobody leads")
-		}
-		return nil
-	})
-	if err == nil && id == "" {
-		err = fmt.Errorf("%s is no member", to.Name)
-	}
-	return leader, id, err
+	return etcd.MoveLeader(ctx, e, to)
 }

@@ -14,7 +14,7 @@ import (
 type Start struct {
 	Member lab.Target `need:"yes" doc:"the members, all at once"`
 	State  string     `doc:"initial-cluster-state to start with: new or existing; as configured when absent. Only a member without a WAL reads it"`
-	Empty  bool       `doc:"state new also for a member without a WAL, which then begins with nothing; refused otherwise"`
+	Empty  bool       `doc:"state new also for a member without a WAL, which then begins with nothing, and for hosts that were never configured, which found a cluster of their own together; refused otherwise"`
 	Ready  bool       `doc:"wait until /readyz says 200; otherwise only until the process runs"`
 }
 
@@ -34,6 +34,11 @@ func (a *Start) Do(ctx context.Context, e *lab.Env) error {
 	seats, err := etcd.Seats(e.Cluster, a.Member)
 	if err != nil {
 		return err
+	}
+	if a.State == etcd.StateNew && a.Empty {
+		if err := strangers(ctx, e, seats); err != nil {
+			return err
+		}
 	}
 	return each(seats, func(m *lab.Member) error {
 		if a.State == etcd.StateNew && !a.Empty {
@@ -55,10 +60,34 @@ func (a *Start) Do(ctx context.Context, e *lab.Env) error {
 			return etcd.WithLog(ctx, m, fmt.Errorf("start of %s: %w", m.Name, err))
 		}
 		if a.Ready {
-			return ready(ctx, e, m)
+			return etcd.Ready(ctx, e, m)
 		}
 		return nil
 	})
+}
+
+// strangers configures those of the seats that never were, to found a cluster
+// of their own.
+func strangers(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
+	join := etcd.Join{Cluster: map[string]string{}, State: etcd.StateNew, Token: etcd.NewToken()}
+	var bare []*lab.Member
+	for _, m := range seats {
+		ok, err := etcd.Configured(ctx, m)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			bare = append(bare, m)
+			join.Cluster[m.Name] = m.PeerURL
+		}
+	}
+	for _, m := range bare {
+		if err := etcd.WriteSettings(ctx, m, etcd.NewSettings(e.Spec, m, join)); err != nil {
+			return err
+		}
+		e.Note(m.Name, "configuration written: initial-cluster %s, state new", join)
+	}
+	return nil
 }
 
 // founded refuses to begin with state new where nothing lies: a member of a
@@ -67,7 +96,7 @@ func (a *Start) Do(ctx context.Context, e *lab.Env) error {
 // (FE4).
 func founded(ctx context.Context, m *lab.Member) error {
 	wal := path.Join(m.DataDir, "member", "wal")
-	there, err := exists(ctx, m, wal)
+	there, err := etcd.Exists(ctx, m, wal)
 	if err == nil && !there {
 		err = &lab.Failure{What: "start of " + m.Name + " with state new refused: its WAL", Want: "there, or `empty: true`", Got: "none: it would begin with nothing"}
 	}
@@ -90,7 +119,7 @@ func (a *Stop) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	return each(seats, func(m *lab.Member) error { return halt(ctx, e, m) })
+	return each(seats, func(m *lab.Member) error { return etcd.Stop(ctx, e, m) })
 }
 
 // Restart stops and starts members' processes.
@@ -121,16 +150,16 @@ func restart(ctx context.Context, e *lab.Env, seats []*lab.Member, rolling, wait
 		}
 		return nil
 	}
-	if err := each(seats, func(m *lab.Member) error { return halt(ctx, e, m) }); err != nil {
+	if err := each(seats, func(m *lab.Member) error { return etcd.Stop(ctx, e, m) }); err != nil {
 		return err
 	}
-	if err := each(seats, func(m *lab.Member) error { return run(ctx, e, m) }); err != nil {
+	if err := each(seats, func(m *lab.Member) error { return etcd.Start(ctx, e, m) }); err != nil {
 		return err
 	}
 	if !wait {
 		return nil
 	}
-	return each(seats, func(m *lab.Member) error { return ready(ctx, e, m) })
+	return each(seats, func(m *lab.Member) error { return etcd.Ready(ctx, e, m) })
 }
 
 // Reconfigure changes the configuration of members.

@@ -49,7 +49,7 @@ func (a *RestoreAlone) Do(ctx context.Context, e *lab.Env) error {
 		return err
 	}
 	err = each(targets, func(m *lab.Member) error {
-		if err := aside(ctx, e, m); err != nil {
+		if err := etcd.Aside(ctx, e, m, old(m)); err != nil {
 			return err
 		}
 		s, err := etcd.ReadSettings(ctx, m)
@@ -74,7 +74,7 @@ func (a *RestoreAlone) Do(ctx context.Context, e *lab.Env) error {
 		if _, err := etcd.Tool(ctx, e, m, "etcdutl", args...); err != nil {
 			return err
 		}
-		there, err := exists(ctx, m, path.Join(m.DataDir, "member", "wal"))
+		there, err := etcd.Exists(ctx, m, path.Join(m.DataDir, "member", "wal"))
 		if err == nil && !there {
 			err = &lab.Failure{What: "data of " + m.Name + " after a restore that exited 0", Want: "a WAL", Got: "none"}
 		}
@@ -83,7 +83,7 @@ func (a *RestoreAlone) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil || !a.Start {
 		return err
 	}
-	return each(targets, func(m *lab.Member) error { return run(ctx, e, m) })
+	return each(targets, func(m *lab.Member) error { return etcd.Start(ctx, e, m) })
 }
 
 // Shell implements lab.Shelled.

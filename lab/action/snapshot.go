@@ -42,7 +42,7 @@ func (a *Snapshot) Do(ctx context.Context, e *lab.Env) error {
 	}
 	file := path.Join(m.Host.Dir(), a.File)
 	if !a.Replace {
-		there, err := exists(ctx, m, file)
+		there, err := etcd.Exists(ctx, m, file)
 		if err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ func (a *Snapshot) Do(ctx context.Context, e *lab.Env) error {
 	if _, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"mkdir", "-p", "-m", "0700", path.Dir(file)}}); err != nil {
 		return err
 	}
-	if _, err := etcd.Tool(ctx, e, m, "etcdctl", "snapshot", "save", file, "--command-timeout="+timeLeft(ctx)); err != nil {
+	if _, err := etcd.Tool(ctx, e, m, "etcdctl", "snapshot", "save", file, etcd.TimeLeft(ctx)); err != nil {
 		return err
 	}
 	data, err := m.Host.Get(ctx, file)

@@ -271,6 +271,21 @@ func (l *line) page(ctx context.Context, prefix, from string, revision, limit in
 
 func endOf(prefix string) []byte { return []byte(clientv3.GetPrefixRangeEnd(prefix)) }
 
+// voters names the voting members that a quorum agrees on.
+func (l *line) voters(ctx context.Context) ([]string, error) {
+	resp, err := pb.NewClusterClient(l.client.ActiveConnection()).MemberList(ctx, &pb.MemberListRequest{Linearizable: true}, grpc.WaitForReady(false))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, m := range resp.Members {
+		if !m.IsLearner {
+			out = append(out, m.Name)
+		}
+	}
+	return out, nil
+}
+
 // votes tells whether a voting member answers here.
 func (l *line) votes(ctx context.Context) bool {
 	resp, err := pb.NewMaintenanceClient(l.client.ActiveConnection()).Status(ctx, &pb.StatusRequest{}, grpc.WaitForReady(false))

@@ -68,7 +68,7 @@ func Start(ctx context.Context, c *lab.Cluster, spec lab.LoadSpec, h *lab.Histor
 		}
 		l.seats = append(l.seats, s)
 	}
-	// Spare hosts take part as soon as a voting member serves there.
+	// Spare hosts take part as soon as a voting member serves there; see scout.
 	members := l.seats[:min(max(c.Spec.Members, 1), len(l.seats))]
 	l.serving.Store(&members)
 	if err := l.begin(ctx); err != nil {
@@ -166,9 +166,7 @@ func (l *load) begin(ctx context.Context) error {
 			l.watch(s)
 		}
 	}
-	if len(l.seats) > len(*l.serving.Load()) {
-		l.wg.Go(l.scout)
-	}
+	l.wg.Go(l.scout)
 	start := time.Now()
 	for i := range l.spec.Clients {
 		l.wg.Go(func() { l.client(i+1, start) })
@@ -182,28 +180,45 @@ func (l *load) begin(ctx context.Context) error {
 	return nil
 }
 
-// scout looks for spare hosts that have become voting members.
+// scout follows the membership, by the list that a quorum agrees on: hosts that
+// have become voting members are talked to, members that were removed no more.
+// One that is only down, or cut off, is still a member. While nobody gives the
+// list, because the whole cluster moved for instance, whoever votes is talked
+// to.
 func (l *load) scout() {
-	for l.sleep(250 * time.Millisecond) {
+	for n := 0; l.sleep(250 * time.Millisecond); n++ {
+		now := *l.serving.Load()
+		ctx, cancel := context.WithTimeout(l.ctx, 500*time.Millisecond)
+		voters, err := now[n%len(now)].closer.voters(ctx)
+		cancel()
+		var next []*seat
 		for _, s := range l.seats {
-			now := *l.serving.Load()
-			if slices.Contains(now, s) {
-				continue
-			}
-			ctx, cancel := context.WithTimeout(l.ctx, 500*time.Millisecond)
-			serves := s.closer.votes(ctx)
-			cancel()
-			if !serves {
-				continue
-			}
-			more := append(slices.Clone(now), s)
-			l.serving.Store(&more)
-			l.journal.Add(lab.Event{Kind: lab.EventLoad, Host: s.name, Text: "the load talks to this member too from now on"})
-			if l.spec.Watch {
-				l.watch(s)
+			listed := slices.Contains(voters, s.name)
+			switch {
+			case slices.Contains(now, s):
+				if err != nil || listed {
+					next = append(next, s)
+					continue
+				}
+				l.journal.Add(lab.Event{Kind: lab.EventLoad, Host: s.name, Text: "the load talks to this host no more: it is no voting member"})
+			case (err != nil || listed) && l.votes(s):
+				next = append(next, s)
+				l.journal.Add(lab.Event{Kind: lab.EventLoad, Host: s.name, Text: "the load talks to this member too from now on"})
+				if l.spec.Watch {
+					l.watch(s)
+				}
 			}
 		}
+		if len(next) > 0 {
+			l.serving.Store(&next)
+		}
 	}
+}
+
+func (l *load) votes(s *seat) bool {
+	ctx, cancel := context.WithTimeout(l.ctx, 500*time.Millisecond)
+	defer cancel()
+	return s.closer.votes(ctx)
 }
 
 // meter takes the rate ten times a second and journals it once.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +24,14 @@ type watcher struct {
 	upto atomic.Int64 // everything up to this revision was delivered
 }
 
-// watch starts a watcher.
+// watch starts a watcher through a seat, unless there is one: a member that
+// comes back is watched by the one of before.
 func (l *load) watch(s *seat) {
 	l.watchers.Lock()
 	defer l.watchers.Unlock()
+	if slices.ContainsFunc(l.watchers.list, func(w *watcher) bool { return w.seat == s }) {
+		return
+	}
 	w := &watcher{id: lab.ClientWatcher - len(l.watchers.list), seat: s, next: l.from + 1}
 	w.upto.Store(l.from)
 	l.watchers.list = append(l.watchers.list, w)

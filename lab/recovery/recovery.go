@@ -30,16 +30,24 @@ import (
 
 // Kinds makes an empty operation of a name, to be filled from a journal.
 func Kinds(name string) (operation.Operation, bool) {
-	kinds := map[string]func() operation.Operation{
-		"restore":        func() operation.Operation { return &Restore{} },
-		"start-majority": func() operation.Operation { return &StartMajority{} },
-		"salvage":        func() operation.Operation { return &Salvage{} },
+	op, ok := kinds()[name]
+	return op, ok
+}
+
+// kinds is the table of all operations.
+func kinds() map[string]operation.Operation {
+	return map[string]operation.Operation{
+		"restore":         &Restore{},
+		"start-majority":  &StartMajority{},
+		"salvage":         &Salvage{},
+		"replace":         &Replace{},
+		"grow":            &Grow{},
+		"shrink":          &Shrink{},
+		"switch":          &Stretch{},
+		"rolling-restart": &RollingRestart{},
+		"defrag-all":      &Defrag{},
+		"free-space":      &FreeSpace{},
 	}
-	make, ok := kinds[name]
-	if !ok {
-		return nil, false
-	}
-	return make(), true
 }
 
 // on works on several hosts at once and joins their errors.

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/etcdrill/etcdrill/lab/recovery"
+)
+
+func (a *app) member() *cobra.Command {
+	cmd := &cobra.Command{Use: "member", Short: "change who the members are, or work through them one by one",
+		Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	cmd.AddCommand(
+		a.operate("replace", "replace", &recovery.Replace{}),
+		a.operate("grow", "grow", &recovery.Grow{}),
+		a.operate("shrink", "shrink", &recovery.Shrink{}),
+		a.operate("restart", "rolling-restart", &recovery.RollingRestart{}),
+		a.operate("defrag", "defrag-all", &recovery.Defrag{}),
+		a.operate("free-space", "free-space", &recovery.FreeSpace{}),
+	)
+	return cmd
+}
+
+func (a *app) switchTo() *cobra.Command { return a.operate("switch", "switch", &recovery.Stretch{}) }

@@ -1,0 +1,27 @@
+package action
+
+import (
+	"context"
+
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/operation"
+	"github.com/etcdrill/etcdrill/lab/recovery"
+)
+
+// Switch moves a running cluster to other hosts; see recovery.Stretch.
+type Switch struct {
+	recovery.Stretch
+	Cut int `doc:"end after so many records of its journal, as if killed; resume or rollback must follow"`
+}
+
+// Do implements lab.Action.
+func (a *Switch) Do(ctx context.Context, e *lab.Env) error {
+	op := a.Stretch
+	return cutShort(e, a.Cut, operation.Run(ctx, e, "switch", &op, cutAfter(a.Cut)))
+}
+
+// Shell implements lab.Shelled.
+func (a *Switch) Shell() (do, undo []string) {
+	return shell("# for each of "+lab.Quote(a.To)+":", etcdctl+"member add NEW --peer-urls=URL --learner", "ssh NEW etcd --initial-cluster-state=existing …",
+		etcdctl+"member promote ID", etcdctl+"move-leader ID  # when the old one leads", etcdctl+"member remove ID", "ssh OLD systemctl stop etcd; mv DATA DATA.left")
+}

@@ -1,0 +1,174 @@
+package recovery
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/operation"
+)
+
+// bare is a lab of which only the seats matter.
+func bare(n int) *lab.Env {
+	c := &lab.Cluster{ID: "test"}
+	for i := range n {
+		name := "m" + string(rune('1'+i))
+		c.Seats = append(c.Seats, &lab.Member{Name: name, DataDir: "/lab/" + name + "/data", Config: "/lab/" + name + "/etcd.yaml",
+			PeerURL: "https://" + name + ":2380", ClientURL: "https://" + name + ":2379"})
+	}
+	return &lab.Env{Cluster: c}
+}
+
+// found is a standing with members under ids of their own, the first leading.
+func standing(down string, names ...string) Standing {
+	s := Standing{Cluster: "c1", Leader: names[0], Version: "3.7.3", Token: "tok"}
+	for i, n := range names {
+		s.Members = append(s.Members, Entry{Name: n, ID: strings.Repeat("a", i+1), Down: n == down})
+	}
+	return s
+}
+
+func stepNames(steps []operation.Step) []string {
+	var out []string
+	for _, s := range steps {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+// Every plan keeps the quorum at every step, names each step once, and says
+// how to take it back.
+func TestPlans(t *testing.T) {
+	three := standing("", "m1", "m2", "m3")
+	for what, c := range map[string]struct {
+		op   operation.Operation
+		want string
+	}{
+		"a dead member goes first": {
+			&Replace{Decided: ReplacePlan{Was: standing("m2", "m1", "m2", "m3"), Out: "m2", In: "m4", Dead: true}},
+			"fence m2, remove m2, clear m4, add m4 as a learner, start m4, promote m4, look at the whole cluster"},
+		"one that lives goes last": {
+			&Replace{Decided: ReplacePlan{Was: three, Out: "m1", In: "m4"}},
+			"clear m4, add m4 as a learner, start m4, promote m4, hand leadership over from m1 to m4, remove m1, fence m1, look at the whole cluster"},
+		"nothing to replace": {&Replace{}, ""},
+		"grow": {
+			&Grow{Decided: GrowPlan{Was: standing("", "m1"), Join: []string{"m2"}}},
+			"clear m2, add m2 as a learner, start m2, promote m2, look at the whole cluster"},
+		"shrink to one": {
+			&Shrink{Decided: ShrinkPlan{Was: three, Leave: []string{"m3", "m2"}, Heir: "m1"}},
+			"remove m3, fence m3, remove m2, fence m2, look at the whole cluster"},
+		"switch of one": {
+			&Stretch{Decided: StretchPlan{Was: standing("", "m1"), Join: []string{"m2"}, Leave: []string{"m1"}}},
+			"clear m2, add m2 as a learner, start m2, promote m2, hand leadership over from m1 to m2, remove m1, fence m1, look at the whole cluster"},
+		"rolling restart": {
+			&RollingRestart{Decided: Ordered{Was: three, Order: []string{"m2", "m3", "m1"}}},
+			"stop m2, start m2 again, stop m3, start m3 again, hand leadership over from m1 to m2, stop m1, start m1 again, look at the whole cluster"},
+		"defragmentation": {
+			&Defrag{Decided: Ordered{Was: three, Order: []string{"m2", "m1"}}},
+			"defragment m2, hand leadership over from m1 to m2, defragment m1, look at the whole cluster"},
+		"free space": {
+			&FreeSpace{Decided: FreeSpacePlan{Was: three, Revision: 7, Order: []string{"m2"}}},
+			"compact the history below revision 7, defragment m2, disarm, write, and see that the alarm stays away, look at the whole cluster"},
+	} {
+		steps, err := c.op.Steps(bare(6))
+		if err != nil {
+			t.Errorf("%s: %s", what, err)
+			continue
+		}
+		if got := strings.Join(stepNames(steps), ", "); got != c.want {
+			t.Errorf("%s:\n got %s\nwant %s", what, got, c.want)
+		}
+		for _, s := range steps {
+			if s.Forecast == nil || !s.Forecast.Quorate() {
+				t.Errorf("%s: %s: forecast %v", what, s.Name, s.Forecast)
+			}
+			if len(s.Shell) == 0 || (s.Undo != nil) != (len(s.ShellUndo) > 0 && !strings.HasPrefix(s.ShellUndo[0], "# nothing: a dead")) {
+				t.Errorf("%s: %s: shell %q, undo %q, and an undo: %v", what, s.Name, s.Shell, s.ShellUndo, s.Undo != nil)
+			}
+		}
+	}
+}
+
+// What is written down is enough to compute the same steps again.
+func TestPlansSurviveTheJournal(t *testing.T) {
+	for name, op := range map[string]operation.Operation{
+		"replace": &Replace{CatchUp: time.Minute, Decided: ReplacePlan{Was: standing("m2", "m1", "m2", "m3"), Out: "m2", In: "m4", Dead: true}},
+		"switch":  &Stretch{To: []string{"m4"}, Decided: StretchPlan{Was: standing("", "m1", "m2"), Join: []string{"m4"}, Leave: []string{"m2", "m1"}}},
+	} {
+		data, err := json.Marshal(op)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, ok := Kinds(name)
+		if !ok {
+			t.Fatalf("no kind %s", name)
+		}
+		if err := json.Unmarshal(data, again); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(op, again) {
+			t.Errorf("%s: %+v became %+v", name, op, again)
+		}
+	}
+	for name, op := range kinds() {
+		if again, ok := Kinds(name); !ok || again == op {
+			t.Errorf("%s: a kind is to be a new one each time", name)
+		}
+	}
+	if _, ok := Kinds("nosuch"); ok {
+		t.Error("an unknown kind is known")
+	}
+}
+
+// What etcd's guard would refuse is foreseen (FE21), and what would lose the
+// quorum shows in the forecast.
+func TestForeseen(t *testing.T) {
+	_, err := (&Grow{Decided: GrowPlan{Was: standing("m2", "m1", "m2", "m3"), Join: []string{"m4"}}}).Steps(bare(4))
+	var f *lab.Failure
+	if !errors.As(err, &f) || !strings.Contains(err.Error(), "3 of 3 voters up") {
+		t.Errorf("a learner beside a dead voter of three: %v", err)
+	}
+	if _, err := (&Grow{Decided: GrowPlan{Was: standing("m2", "m1", "m2", "m3", "m4", "m5"), Join: []string{"m6"}}}).Steps(bare(6)); err != nil {
+		t.Errorf("five can spare one: %s", err)
+	}
+	steps, err := (&RollingRestart{Decided: Ordered{Was: standing("", "m1", "m2"), Order: []string{"m2"}}}).Steps(bare(2))
+	if err != nil || steps[0].Forecast.Quorate() {
+		t.Errorf("one of two is stopped: %v, %v", steps[0].Forecast, err)
+	}
+	if got := strings.Join(expendable(standing("m2", "m1", "m2", "m3", "m4")), " "); got != "m2 m4 m3 m1" {
+		t.Errorf("in order of who can be spared: %s", got)
+	}
+}
+
+// A member list is compared by seat, role and id, not in order or in number.
+func TestRoster(t *testing.T) {
+	e := bare(3)
+	list := func(change func(*etcd.Membership)) etcd.Membership {
+		l := etcd.Membership{Members: []etcd.Listed{
+			{ID: 0xaa, Name: "m2", Seat: e.Seats[1]}, {ID: 0xa, Name: "m1", Seat: e.Seats[0]}, {ID: 0x77, Seat: e.Seats[2], Learner: true}}}
+		change(&l)
+		return l
+	}
+	r := standing("", "m1", "m2").Members.with(Entry{Name: "m3", Learner: true})
+	if l := list(func(*etcd.Membership) {}); !r.is(l) {
+		t.Errorf("%s is not %s", listed(l), r)
+	}
+	for what, change := range map[string]func(*etcd.Membership){
+		"one less":           func(l *etcd.Membership) { l.Members = l.Members[1:] },
+		"another id":         func(l *etcd.Membership) { l.Members[0].ID = 0xbb },
+		"a voter":            func(l *etcd.Membership) { l.Members[2].Learner = false },
+		"a stranger instead": func(l *etcd.Membership) { l.Members[2].Seat = nil },
+	} {
+		if l := list(change); r.is(l) {
+			t.Errorf("%s: %s is taken for %s", what, listed(l), r)
+		}
+	}
+	if got := r.without("m1").String(); got != "m2 (aa), m3 (new, learner)" {
+		t.Error(got)
+	}
+}
