@@ -49,7 +49,7 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 		}),
 		step(operation.Step{
 			Name:      "copy the snapshot to " + here,
-			Shell:     ssh(targets, func(m *lab.Member) string { return "sha256sum " + r.upload(m) + "  # " + d.SHA256 }),
+			Shell:     r.copying(targets),
 			ShellUndo: ssh(targets, func(m *lab.Member) string { return "rm " + r.upload(m) }),
 			Before:    r.still(all, untouched),
 			Do:        func(ctx context.Context, e *lab.Env) error { return r.copy(ctx, e, targets) },
@@ -119,6 +119,19 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 			},
 		}),
 	}, nil
+}
+
+// copying are the commands that put the snapshot on hosts.
+func (r *Restore) copying(targets []*lab.Member) []string {
+	from := r.File
+	if r.From != "" {
+		from = r.From + ":" + r.File
+	}
+	var out []string
+	for _, m := range targets {
+		out = append(out, "scp "+from+" "+m.Name+":"+r.upload(m), "ssh "+m.Name+" sha256sum "+r.upload(m)+"  # "+r.Decided.SHA256)
+	}
+	return out
 }
 
 // ssh is a command for each of some hosts, as an operator would type it.
