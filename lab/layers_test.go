@@ -20,20 +20,21 @@ var may = map[string]struct {
 	imports []string
 	why     string
 }{
-	"lab":          {nil, "the heart imports nothing of ours, so that everything can be built on it"},
-	"lab/etcd":     {[]string{"lab", "fixtures"}, "etcd knowledge stands on hosts alone"},
-	"lab/load":     {[]string{"lab", "lab/etcd"}, "clients know the cluster, not the drill"},
-	"lab/judge":    {[]string{"lab"}, "a judge sees the record and nothing else"},
-	"lab/snapshot": {[]string{"lab", "lab/etcd"}, "a snapshot is taken of a cluster and kept, whoever asks for it"},
-	"lab/action":   {[]string{"lab", "lab/etcd", "lab/load", "lab/snapshot"}, "verbs never see a driver"},
-	"lab/fault":    {[]string{"lab", "lab/etcd", "lab/load", "lab/snapshot"}, "verbs never see a driver"},
-	"lab/check":    {[]string{"lab", "lab/etcd", "lab/load", "lab/snapshot"}, "verbs never see a driver"},
-	"lab/verbs":    {[]string{"lab", "lab/etcd", "lab/load", "lab/judge", "lab/action", "lab/fault", "lab/check"}, "the one table of all words"},
-	"drivers":      {[]string{"lab", "lab/etcd", "drivers", "fixtures"}, "drivers never see a verb"},
-	"fixtures":     {nil, "files for hosts"},
-	"scenarios":    {nil, "files"},
-	"reports":      {[]string{"lab", "lab/judge"}, "renderers see reports and records"},
-	"cmd":          {[]string{"lab", "drivers", "scenarios", "reports", "fixtures"}, "commands put everything together"},
+	"lab":           {nil, "the heart imports nothing of ours, so that everything can be built on it"},
+	"lab/etcd":      {[]string{"lab", "fixtures"}, "etcd knowledge stands on hosts alone"},
+	"lab/load":      {[]string{"lab", "lab/etcd"}, "clients know the cluster, not the drill"},
+	"lab/judge":     {[]string{"lab"}, "a judge sees the record and nothing else"},
+	"lab/operation": {[]string{"lab"}, "steps that survive whoever performs them, whatever they do"},
+	"lab/snapshot":  {[]string{"lab", "lab/etcd"}, "a snapshot is taken of a cluster and kept, whoever asks for it"},
+	"lab/action":    {[]string{"lab", "lab/etcd", "lab/load", "lab/snapshot"}, "verbs never see a driver"},
+	"lab/fault":     {[]string{"lab", "lab/etcd", "lab/load", "lab/snapshot"}, "verbs never see a driver"},
+	"lab/check":     {[]string{"lab", "lab/etcd", "lab/load", "lab/snapshot"}, "verbs never see a driver"},
+	"lab/verbs":     {[]string{"lab", "lab/etcd", "lab/load", "lab/judge", "lab/action", "lab/fault", "lab/check"}, "the one table of all words"},
+	"drivers":       {[]string{"lab", "lab/etcd", "drivers", "fixtures"}, "drivers never see a verb"},
+	"fixtures":      {nil, "files for hosts"},
+	"scenarios":     {nil, "files"},
+	"reports":       {[]string{"lab", "lab/judge"}, "renderers see reports and records"},
+	"cmd":           {[]string{"lab", "drivers", "scenarios", "reports", "fixtures"}, "commands put everything together"},
 }
 
 func TestLayers(t *testing.T) {
