@@ -182,7 +182,7 @@ func TestData(t *testing.T) {
 		}
 		b.must(t, &action.SnapshotVerify{}, "snapshot=kept", "trial=true")
 		b.must(t, &action.SnapshotVerify{}, "snapshot=backup/one.db", "member=m2")
-		b.refused(t, "expected one of that name", &action.SnapshotVerify{}, "snapshot=lost")
+		b.refused(t, "want one of that name", &action.SnapshotVerify{}, "snapshot=lost")
 		b.refused(t, "want a file, got none", &action.SnapshotVerify{}, "snapshot=backup/two.db", "member=m2")
 		b.must(t, &action.Etcdutl{}, "member=m2", "args=hashkv,backup/one.db")
 		b.refused(t, "the file is damaged", &action.SnapshotVerify{}, "snapshot=backup/one.db", "member=m2")
