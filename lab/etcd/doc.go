@@ -6,7 +6,8 @@
 // way an operator would do it. What only looks uses the client library, or the
 // plain health port of a member.
 //
-// Nothing here decides what is right: [Final] alone finds that a cluster does
-// not stand as promised, and then only from explicit answers. An answer that
-// did not come is an ordinary error.
+// Nothing here decides whether a cluster is as it should be: [Observer.Final]
+// alone does, and only from explicit answers. A change whose effect is not what
+// its tool claimed, or that would do damage, is a *lab.Failure as well. An
+// answer that did not come is an ordinary error.
 package etcd

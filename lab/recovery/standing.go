@@ -142,19 +142,28 @@ const (
 	deadAfter   = 3 * time.Second
 )
 
-// agreed is the member list that a quorum agrees on. Without a quorum that is
-// a *lab.Failure: nothing about the membership can be changed then.
+// agreed is the member list that a quorum agrees on. That there is no quorum,
+// since those who answer know no leader, is a *lab.Failure: nothing about the
+// membership can be changed then. No answer in time although there is a leader
+// says nothing.
 func agreed(ctx context.Context, e *lab.Env) (up []*lab.Member, l etcd.Membership, err error) {
 	ctx, cancel := context.WithTimeout(ctx, agreeWithin)
 	defer cancel()
-	err = lab.Until(ctx, "a member list that a quorum agrees on", func(ctx context.Context) error {
-		var err error
-		if up, err = etcd.Answering(ctx, e); err == nil {
-			l, err = etcd.Members(ctx, e.Cluster, false, up...)
+	leaderless := false
+	err = lab.Until(ctx, "a member list that a quorum agrees on", func(ctx context.Context) (err error) {
+		if up, err = etcd.Answering(ctx, e); err != nil {
+			return err
+		}
+		if l, err = etcd.Members(ctx, e.Cluster, false, up...); err != nil {
+			look := e.Look(context.WithoutCancel(ctx))
+			knows := func(leader bool) bool {
+				return slices.ContainsFunc(look, func(s lab.Status) bool { return s.Up && (s.Leader != "") == leader })
+			}
+			leaderless = knows(false) && !knows(true)
 		}
 		return err
 	})
-	if err != nil && len(up) > 0 {
+	if err != nil && leaderless {
 		err = &lab.Failure{What: "cluster", Want: "a quorum, without which no membership can be changed: bring members back, or recover-quorum", Got: err.Error()}
 	}
 	return up, l, err
