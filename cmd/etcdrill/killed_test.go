@@ -54,6 +54,7 @@ func TestKilledOperations(t *testing.T) {
 						here, there = there, here
 					}
 					b.stands(t, fmt.Sprintf("killed after %d records, %s", n, way), here)
+					t.Logf("killed after %d records, %s: %q are the members, with all the data", n, way, here)
 					if over {
 						t.Logf("%d records", n)
 						return

@@ -345,9 +345,16 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // settled turns an unclear end of a membership command into a clear one: it
 // may have been applied though the tool reported an error. done looks at the
-// member list. Without an answer there is no next step.
+// member list. Without an answer there is no next step, so a slow one is asked
+// for more than once.
 func settled(ctx context.Context, e *lab.Env, m *lab.Member, cause error, done func(l Membership) bool) error {
-	l, err := Members(ctx, e.Cluster, true, m)
+	var l Membership
+	soon, cancel := context.WithTimeout(ctx, 5*answer)
+	defer cancel()
+	err := lab.Until(soon, "the member list", func(ctx context.Context) (err error) {
+		l, err = Members(ctx, e.Cluster, true, m)
+		return err
+	})
 	switch {
 	case err == nil && done(l):
 		if cause != nil {
