@@ -216,7 +216,7 @@ func TestBadArguments(t *testing.T) {
 		{&check.Members{}, nil, "expected healthy"},
 		{&check.Members{}, []string{"equal=size"}, "expected hash"},
 		{&check.Members{}, []string{"equal=hash", "differ=hash"}, "one of them"},
-		{&check.Members{}, []string{"cluster=other"}, "expected same"},
+		{&check.Members{}, []string{"cluster=mine"}, "expected same"},
 		{&check.Listing{}, []string{"member=m1", "absent=true", "same=true"}, "alone"},
 		{&check.Listing{}, []string{"member=m1", "started=maybe"}, "true or false"},
 		{&check.Listing{}, []string{"member=m1", "absent=true", "learner=true"}, "alone"},

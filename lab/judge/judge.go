@@ -52,8 +52,6 @@ func (o Options) Judge(ctx context.Context, dir string) (*lab.Report, error) {
 // not yet decided is unknown.
 func (o Options) Report(ctx context.Context, events []lab.Event, ops []lab.Op) *lab.Report {
 	c := &court{opts: o, story: tell(events), rec: NewRecord(ops)}
-	c.lives = livesOf(c.rec, c.story.returns)
-	c.last = c.lives[len(c.lives)-1]
 	c.hear(ctx)
 	return c.report()
 }
@@ -85,6 +83,8 @@ type court struct {
 func (c *court) hear(ctx context.Context) {
 	s, r := c.story, c.rec
 	load := s.load()
+	c.lives = livesOf(r, s.returns)
+	c.last = c.lives[len(c.lives)-1]
 	c.ran = len(r.clients) > 0
 	judges := []func(){
 		func() { c.linear = linearLives(ctx, c.lives, c.opts.Steps) },
