@@ -108,7 +108,7 @@ func noLab(left []lab.Left, args []string) string {
 	case len(args) > 0:
 		return fmt.Sprintf("there is no lab %q%s: there is %s", args[0], lab.Meant(args[0], ids), strings.Join(ids, ", "))
 	}
-	return fmt.Sprintf("which lab? there is %s", strings.Join(ids, ", "))
+	return fmt.Sprintf("which lab? there is %s: name one", strings.Join(ids, ", "))
 }
 
 // cluster opens the lab that is meant: by name, by $ETCDRILL_LAB, or the only
@@ -131,7 +131,7 @@ func (a *app) cluster(ctx context.Context, name string) (*lab.Cluster, error) {
 			left = stays
 		}
 		if len(left) != 1 {
-			return nil, usage("%s with --lab", noLab(left, nil))
+			return nil, usage("%s", noLab(left, nil))
 		}
 		name = left[0].ID
 	}
