@@ -17,6 +17,7 @@ import (
 	"github.com/etcdrill/etcdrill/drivers"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/operation"
 	"github.com/etcdrill/etcdrill/lab/verbs"
 )
 
@@ -53,7 +54,7 @@ func TestKilledOperations(t *testing.T) {
 					if over || way == "resume" {
 						here, there = there, here
 					}
-					b.stands(t, fmt.Sprintf("killed after %d records, %s", n, way), here)
+					b.stands(t, fmt.Sprintf("killed after %d records, %s (exit %d: %s)", n, way, code, out), here)
 					t.Logf("killed after %d records, %s: %q are the members, with all the data", n, way, here)
 					if over {
 						t.Logf("%d records", n)
@@ -130,6 +131,9 @@ func (b *raised) killed(t *testing.T, n int, args ...string) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("%q was to die after %d records: %v\n%s", args, n, err, out)
+	}
+	if open, err := operation.Unfinished(b.cluster); err != nil || open != nil && open.Back {
+		t.Fatalf("%q was to die going forward: %v, %v: %s\n%s", args, err, open, open.Reason, out)
 	}
 }
 

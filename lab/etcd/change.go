@@ -84,7 +84,18 @@ func AddMember(ctx context.Context, e *lab.Env, m *lab.Member, url string, learn
 		args = append(args, "--learner")
 	}
 	// The guard wants all voters but what the new quorum can spare (FE21).
-	cause := patiently(ctx, e, up[0], "", lab.Quorum(list.Voters()+1), args...)
+	enough := lab.Quorum(list.Voters() + 1)
+	cause := patiently(ctx, e, up[0], "", enough, args...)
+	var exit *lab.ExitError
+	if errors.As(cause, &exit) && says(exit, "etcdserver: member not found") {
+		// An id is made of the URLs and the second in which a member is added
+		// (FE1). One that was added and removed within this very second had the
+		// same, and an id that was removed is never given again.
+		e.Note(m.Name, "had the id of this second before, and was removed: added again in the next one")
+		if pause(ctx, time.Second) {
+			cause = patiently(ctx, e, up[0], "", enough, args...)
+		}
+	}
 	return settled(ctx, e, up[0], cause, func(l Membership) bool {
 		return slices.ContainsFunc(l.Members, func(x Listed) bool {
 			return !x.Started() && slices.Equal(x.PeerURLs, []string{url}) && x.Learner == learner

@@ -182,9 +182,10 @@ func (l *load) begin(ctx context.Context) error {
 
 // scout follows the membership, by the list that a quorum agrees on: hosts that
 // have become voting members are talked to, members that were removed no more.
-// One that is only down, or cut off, is still a member. While nobody gives the
-// list, because the whole cluster moved for instance, whoever votes is talked
-// to.
+// One that is only down, or cut off, is still a member, and who votes and is not
+// listed is of some other cluster: nothing is to be written there. Only when
+// none of those that were talked to runs any more, since the whole cluster came
+// up elsewhere, whoever votes is talked to.
 func (l *load) scout() {
 	for n := 0; l.sleep(250 * time.Millisecond); n++ {
 		now := *l.serving.Load()
@@ -201,7 +202,7 @@ func (l *load) scout() {
 					continue
 				}
 				l.journal.Add(lab.Event{Kind: lab.EventLoad, Host: s.name, Text: "the load talks to this host no more: it is no voting member"})
-			case (err != nil || listed) && l.votes(s):
+			case (listed || err != nil && deserted(l.ctx, now)) && l.votes(s):
 				next = append(next, s)
 				l.journal.Add(lab.Event{Kind: lab.EventLoad, Host: s.name, Text: "the load talks to this member too from now on"})
 				if l.spec.Watch {
@@ -213,6 +214,14 @@ func (l *load) scout() {
 			l.serving.Store(&next)
 		}
 	}
+}
+
+// deserted tells whether no process of the seats runs.
+func deserted(ctx context.Context, seats []*seat) bool {
+	return !slices.ContainsFunc(seats, func(s *seat) bool {
+		st, err := s.proc.State(ctx)
+		return err != nil || st.Running
+	})
 }
 
 func (l *load) votes(s *seat) bool {
