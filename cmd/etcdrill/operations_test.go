@@ -100,7 +100,7 @@ func (h *hand) cluster() string {
 // A restore that is killed after any record of its journal is gone on with, or
 // gone back on, by another process. Either way what was promised is there, one
 // cluster serves, and nothing is left. It takes minutes, so it runs only where
-// ETCDRILL_DRILLS says so (make test-drills).
+// ETCDRILL_DRILLS says so (make test-kills).
 func TestOperationsSurviveKills(t *testing.T) {
 	if os.Getenv("ETCDRILL_DRILLS") == "" {
 		t.Skip("set ETCDRILL_DRILLS=all to kill operations after every record")
