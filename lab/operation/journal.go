@@ -204,7 +204,11 @@ func lock(c *lab.Cluster) (release func(), err error) {
 		}
 		return nil, err
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		// Closing alone would leave it to a child that is just being forked.
+		syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		f.Close()
+	}, nil
 }
 
 // create makes the journal of a new operation.
