@@ -24,7 +24,7 @@ var may = map[string]struct {
 	"lab/etcd":      {[]string{"lab", "fixtures"}, "etcd knowledge stands on hosts alone"},
 	"lab/load":      {[]string{"lab", "lab/etcd"}, "clients know the cluster, not the drill"},
 	"lab/operation": {[]string{"lab"}, "how operations survive, whatever they do"},
-	"lab/recovery":  {[]string{"lab", "lab/etcd", "lab/operation"}, "operations see hosts and cluster, not the drill"},
+	"lab/recovery":  {[]string{"lab", "lab/etcd", "lab/operation", "lab/snapshot"}, "operations see hosts and cluster, not the drill"},
 	"lab/snapshot":  {[]string{"lab", "lab/etcd"}, "a snapshot is taken of a cluster and kept, whoever asks for it"},
 	"lab/judge":     {[]string{"lab"}, "a judge sees the record and nothing else"},
 	"lab/action":    {[]string{"lab", "lab/etcd", "lab/load", "lab/operation", "lab/recovery", "lab/snapshot"}, "verbs never see a driver"},

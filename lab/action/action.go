@@ -98,16 +98,3 @@ func holds(ctx context.Context, e *lab.Env, m *lab.Member, what, key string, wan
 		return &lab.Failure{What: fmt.Sprintf("%s at revision %d, which was acknowledged", key, revision), Want: w, Got: got}
 	})
 }
-
-// each works on several members at once and joins their errors.
-func each(seats []*lab.Member, do func(m *lab.Member) error) error {
-	errs := make(chan error, len(seats))
-	for _, m := range seats {
-		go func() { errs <- do(m) }()
-	}
-	var all []error
-	for range seats {
-		all = append(all, <-errs)
-	}
-	return errors.Join(all...)
-}

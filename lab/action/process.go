@@ -40,7 +40,7 @@ func (a *Start) Do(ctx context.Context, e *lab.Env) error {
 			return err
 		}
 	}
-	return each(seats, func(m *lab.Member) error {
+	return etcd.Each(seats, func(_ int, m *lab.Member) error {
 		if a.State == etcd.StateNew && !a.Empty {
 			if err := founded(ctx, m); err != nil {
 				return err
@@ -119,7 +119,7 @@ func (a *Stop) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	return each(seats, func(m *lab.Member) error { return etcd.Stop(ctx, e, m) })
+	return etcd.Each(seats, func(_ int, m *lab.Member) error { return etcd.Stop(ctx, e, m) })
 }
 
 // Restart stops and starts members' processes.
@@ -150,16 +150,16 @@ func restart(ctx context.Context, e *lab.Env, seats []*lab.Member, rolling, wait
 		}
 		return nil
 	}
-	if err := each(seats, func(m *lab.Member) error { return etcd.Stop(ctx, e, m) }); err != nil {
+	if err := etcd.Each(seats, func(_ int, m *lab.Member) error { return etcd.Stop(ctx, e, m) }); err != nil {
 		return err
 	}
-	if err := each(seats, func(m *lab.Member) error { return etcd.Start(ctx, e, m) }); err != nil {
+	if err := etcd.Each(seats, func(_ int, m *lab.Member) error { return etcd.Start(ctx, e, m) }); err != nil {
 		return err
 	}
 	if !wait {
 		return nil
 	}
-	return each(seats, func(m *lab.Member) error { return etcd.Ready(ctx, e, m) })
+	return etcd.Each(seats, func(_ int, m *lab.Member) error { return etcd.Ready(ctx, e, m) })
 }
 
 // Reconfigure changes the configuration of members.

@@ -48,7 +48,7 @@ func (a *RestoreAlone) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	err = each(targets, func(m *lab.Member) error {
+	err = etcd.Each(targets, func(_ int, m *lab.Member) error {
 		if err := etcd.Aside(ctx, e, m, old(m)); err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func (a *RestoreAlone) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil || !a.Start {
 		return err
 	}
-	return each(targets, func(m *lab.Member) error { return etcd.Start(ctx, e, m) })
+	return etcd.Each(targets, func(_ int, m *lab.Member) error { return etcd.Start(ctx, e, m) })
 }
 
 // Shell implements lab.Shelled.

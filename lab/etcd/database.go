@@ -129,6 +129,9 @@ func (k Keys) read(tx *bbolt.Tx) (revision int64, err error) {
 	revision = 1
 	err = b.ForEach(func(rev, record []byte) error {
 		revision = revisionOf(rev)
+		if len(record) == 0 {
+			return nil // what a revision bump leaves (FE14): no key
+		}
 		key, value, ok := keyValue(record)
 		switch {
 		case !ok:

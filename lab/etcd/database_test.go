@@ -16,7 +16,8 @@ import (
 	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
-// write is one change in a database of these tests; an empty value deletes.
+// write is one change in a database of these tests; an empty value deletes, and
+// without a key it is what a revision bump leaves.
 type write struct{ key, value string }
 
 // database makes a file as etcd writes it, of changes from revision 2 on.
@@ -37,9 +38,12 @@ func database(t testing.TB, writes []write, meta map[string]string) string {
 			rev := append(binary.BigEndian.AppendUint64(nil, uint64(i+2)), '_')
 			rev = binary.BigEndian.AppendUint64(rev, 0)
 			record := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), []byte(w.key))
-			if w.value == "" {
+			switch {
+			case w.key == "":
+				record = nil
+			case w.value == "":
 				rev = append(rev, 't')
-			} else {
+			default:
 				record = protowire.AppendVarint(protowire.AppendTag(record, 3, protowire.VarintType), uint64(i+2))
 				record = protowire.AppendBytes(protowire.AppendTag(record, 5, protowire.BytesType), []byte(w.value))
 				record = protowire.AppendVarint(protowire.AppendTag(record, 6, protowire.VarintType), 77)
@@ -71,7 +75,7 @@ func database(t testing.TB, writes []write, meta map[string]string) string {
 
 func TestReadDatabase(t *testing.T) {
 	compacted := string(binary.BigEndian.AppendUint64(nil, 3)) + "_\x00\x00\x00\x00\x00\x00\x00\x00"
-	file := database(t, []write{{"a", "1"}, {"b", "1"}, {"a", "2"}, {"b", ""}, {"c", "1"}, {"c", ""}, {"c", "9"}},
+	file := database(t, []write{{"a", "1"}, {"b", "1"}, {"a", "2"}, {"b", ""}, {"c", "1"}, {"c", ""}, {"c", "9"}, {}},
 		map[string]string{"finishedCompactRev": compacted, "storageVersion": "3.7.0"})
 	if err := etcd.CheckPages(file); err != nil {
 		t.Error(err)
@@ -81,7 +85,7 @@ func TestReadDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := etcd.Keys{"a": {Revision: 4, Sum: etcd.Sum([]byte("2"))}, "c": {Revision: 8, Sum: etcd.Sum([]byte("9"))}}
-	if !maps.Equal(d.Keys, want) || d.Revision != 8 || d.Compacted != 3 || d.Storage != "3.7" {
+	if !maps.Equal(d.Keys, want) || d.Revision != 9 || d.Compacted != 3 || d.Storage != "3.7" {
 		t.Errorf("%+v", d)
 	}
 	if len(d.Members) != 1 || d.Members[0].HexID() != "2a" || d.Members[0].Name != "m1" {

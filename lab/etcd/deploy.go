@@ -38,7 +38,7 @@ func Deploy(ctx context.Context, c *lab.Cluster, pki *PKI) error {
 			return fmt.Errorf("members of the lab: %w", err)
 		}
 	}
-	err := each(c.Seats, func(i int, m *lab.Member) error {
+	err := Each(c.Seats, func(i int, m *lab.Member) error {
 		if pki != nil && m.PKI != "" {
 			if err := pki.Install(ctx, m); err != nil {
 				return err
@@ -61,7 +61,7 @@ func Deploy(ctx context.Context, c *lab.Cluster, pki *PKI) error {
 	if err != nil {
 		return err
 	}
-	err = each(seats, func(_ int, m *lab.Member) error {
+	err = Each(seats, func(_ int, m *lab.Member) error {
 		if err := m.Proc.Start(ctx); err != nil {
 			return WithLog(ctx, m, fmt.Errorf("start of %s: %w", m.Name, err))
 		}

@@ -34,7 +34,7 @@ var ErrNotComparable = errors.New("hashes cannot be compared now")
 func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, error) {
 	out := make([]Hash, len(seats))
 	rev := make([]int64, len(seats))
-	err := each(seats, func(i int, m *lab.Member) error {
+	err := Each(seats, func(i int, m *lab.Member) error {
 		return call(ctx, c, m, func(ctx context.Context, k pb.KVClient, _ pb.MaintenanceClient) error {
 			// A serializable read of nothing: its header says how far it is.
 			r, err := k.Range(ctx, &pb.RangeRequest{Key: []byte{0}, Serializable: true, CountOnly: true})
@@ -49,7 +49,7 @@ func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, 
 	for _, r := range rev {
 		at = min(at, r)
 	}
-	err = each(seats, func(i int, m *lab.Member) error {
+	err = Each(seats, func(i int, m *lab.Member) error {
 		return call(ctx, c, m, func(ctx context.Context, _ pb.KVClient, mt pb.MaintenanceClient) error {
 			r, err := mt.HashKV(ctx, &pb.HashKVRequest{Revision: at})
 			out[i] = Hash{Seat: m, Hash: r.GetHash(), Revision: at, Compact: r.GetCompactRevision()}
@@ -105,8 +105,8 @@ func call(ctx context.Context, c *lab.Cluster, m *lab.Member, do func(context.Co
 	return nil
 }
 
-// each works on all seats at once and joins their errors.
-func each(seats []*lab.Member, do func(i int, m *lab.Member) error) error {
+// Each works on all seats at once and joins their errors. i counts the seats.
+func Each(seats []*lab.Member, do func(i int, m *lab.Member) error) error {
 	errs := make([]error, len(seats))
 	var wg sync.WaitGroup
 	for i, m := range seats {

@@ -2,20 +2,17 @@ package etcd
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"time"
+	"maps"
+	"slices"
 
-	"go.etcd.io/bbolt"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -35,11 +32,7 @@ func (i Identity) String() string {
 
 // Identities computes who the members of a new cluster will be (FE1).
 func (j Join) Identities() (map[string]Identity, error) {
-	urls, err := types.NewURLsMap(j.String())
-	if err != nil {
-		return nil, err
-	}
-	c, err := membership.NewClusterFromURLsMap(nil, j.Token, urls)
+	c, err := j.founded()
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +41,15 @@ func (j Join) Identities() (map[string]Identity, error) {
 		out[m.Name] = Identity{Member: uint64(m.ID), Cluster: uint64(c.ID())}
 	}
 	return out, nil
+}
+
+// founded is the cluster that begins like this, with the ids that etcd gives.
+func (j Join) founded() (*membership.RaftCluster, error) {
+	urls, err := types.NewURLsMap(j.String())
+	if err != nil {
+		return nil, err
+	}
+	return membership.NewClusterFromURLsMap(nil, j.Token, urls)
 }
 
 // WALHead is how many bytes of a WAL file are enough for WALIdentity.
@@ -89,34 +91,93 @@ func (p Position) Behind(other Position) bool {
 // String is how people write it.
 func (p Position) String() string { return fmt.Sprintf("index %d of term %d", p.Index, p.Term) }
 
-// WALEnd reads from a whole file of a WAL where the log ends. ok is false when
-// no entry and no snapshot is in this file: then the file before it says. A
-// file that ends in the middle of a record, as a power cut leaves it, ends
-// there.
-func WALEnd(file []byte) (end Position, ok bool, err error) {
-	err = eachRecord(file, func(r *walpb.Record) (bool, error) {
-		switch r.GetType() {
-		case wal.EntryType:
-			var e raftpb.Entry
-			if err := proto.Unmarshal(r.Data, &e); err != nil {
-				return false, err
+// Log is what the WAL of a member tells of its raft log.
+type Log struct {
+	End    Position
+	Voters []uint64 // the ids of who votes, ascending, as far as the member knew it to be committed
+}
+
+// ReadLog reads a log from whole files of a WAL, the oldest first. ok is false
+// when the files before them are needed too: no snapshot and no beginning is
+// among these. A file that ends in the middle of a record, as a power cut
+// leaves it, ends there.
+func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
+	var base, commit uint64
+	var members map[uint64]bool // as of base: votes
+	changes := map[uint64][]*raftpb.ConfChangeSingle{}
+	for _, file := range files {
+		err = errors.Join(err, eachRecord(file, func(r *walpb.Record) (bool, error) {
+			switch r.GetType() {
+			case wal.EntryType:
+				var e raftpb.Entry
+				if err := proto.Unmarshal(r.Data, &e); err != nil {
+					return false, err
+				}
+				log.End = Position{Term: e.GetTerm(), Index: e.GetIndex()}
+				// A later one overrules: raft cuts its log.
+				maps.DeleteFunc(changes, func(at uint64, _ []*raftpb.ConfChangeSingle) bool { return at >= e.GetIndex() })
+				change, err := changeOf(&e)
+				if len(change) > 0 {
+					changes[e.GetIndex()] = change
+				}
+				return true, err
+			case wal.SnapshotType:
+				var s walpb.Snapshot
+				if err := proto.Unmarshal(r.Data, &s); err != nil {
+					return false, err
+				}
+				if at := (Position{Term: s.GetTerm(), Index: s.GetIndex()}); log.End.Behind(at) {
+					log.End = at
+				}
+				if s.GetIndex() == 0 || s.ConfState != nil {
+					base, members = s.GetIndex(), map[uint64]bool{}
+					for _, id := range slices.Concat(s.ConfState.GetVoters(), s.ConfState.GetVotersOutgoing()) {
+						members[id] = true
+					}
+				}
+			case wal.StateType:
+				var s raftpb.HardState
+				if err := proto.Unmarshal(r.Data, &s); err != nil {
+					return false, err
+				}
+				commit = s.GetCommit()
 			}
-			end, ok = Position{Term: e.GetTerm(), Index: e.GetIndex()}, true // a later one overrules: raft cuts its log
-		case wal.SnapshotType:
-			var s walpb.Snapshot
-			if err := proto.Unmarshal(r.Data, &s); err != nil {
-				return false, err
-			}
-			if at := (Position{Term: s.GetTerm(), Index: s.GetIndex()}); end.Behind(at) {
-				end, ok = at, true
+			return true, nil
+		}))
+	}
+	if err != nil {
+		return log, false, fmt.Errorf("WAL: %w", err)
+	}
+	for _, at := range slices.Sorted(maps.Keys(changes)) {
+		if at <= base || at > commit {
+			continue
+		}
+		for _, c := range changes[at] {
+			switch c.GetType() {
+			case raftpb.ConfChangeAddNode:
+				members[c.GetNodeId()] = true
+			case raftpb.ConfChangeRemoveNode, raftpb.ConfChangeAddLearnerNode:
+				delete(members, c.GetNodeId())
 			}
 		}
-		return true, nil
-	})
-	if err != nil {
-		return end, ok, fmt.Errorf("WAL: %w", err)
 	}
-	return end, ok, nil
+	log.Voters = slices.Sorted(maps.Keys(members))
+	return log, members != nil, nil
+}
+
+// changeOf is how an entry of the log changes the membership; mostly not at all.
+func changeOf(e *raftpb.Entry) ([]*raftpb.ConfChangeSingle, error) {
+	switch e.GetType() {
+	case raftpb.EntryConfChange:
+		var c raftpb.ConfChange
+		err := proto.Unmarshal(e.Data, &c)
+		return []*raftpb.ConfChangeSingle{{Type: c.Type, NodeId: c.NodeId}}, err
+	case raftpb.EntryConfChangeV2:
+		var c raftpb.ConfChangeV2
+		err := proto.Unmarshal(e.Data, &c)
+		return c.Changes, err
+	}
+	return nil, nil
 }
 
 // eachRecord calls do with the records of a WAL file until it says false. The
@@ -142,94 +203,4 @@ func eachRecord(data []byte, do func(r *walpb.Record) (more bool, err error)) er
 		data = data[min(len(data), 8+int(length)+pad):]
 	}
 	return nil
-}
-
-// Content is what a snapshot file contains.
-type Content struct {
-	Revision int64 // the latest
-	Keys     int64 // that are not deleted
-	Members  []Listed
-}
-
-// ReadSnapshot reads what a snapshot contains. It says nothing about whether
-// the file is whole: see VerifySnapshot. Its database is written to a file of
-// its own for that, in the directory for temporary files.
-func ReadSnapshot(data []byte) (Content, error) {
-	f, err := os.CreateTemp("", "etcdrill-snapshot-")
-	if err != nil {
-		return Content{}, err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data[:len(data)/512*512]) // without the trailer
-	if err := errors.Join(err, f.Close()); err != nil {
-		return Content{}, err
-	}
-	db, err := bbolt.Open(f.Name(), 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
-	if err != nil {
-		return Content{}, err
-	}
-	defer db.Close()
-	c := Content{Revision: 1}
-	err = db.View(func(tx *bbolt.Tx) error {
-		keys := tx.Bucket([]byte("key"))
-		if keys == nil {
-			return errors.New("it has no bucket of keys")
-		}
-		alive := map[string]struct{}{}
-		err := keys.ForEach(func(k, v []byte) error {
-			// A key is its revision: eight bytes, big endian, '_', the sub-revision,
-			// and 't' when it is a deletion.
-			if len(k) < 17 {
-				return fmt.Errorf("a revision of %d bytes", len(k))
-			}
-			c.Revision = int64(binary.BigEndian.Uint64(k))
-			if len(v) == 0 {
-				return nil // what a revision bump leaves (FE14): no key
-			}
-			name, err := keyOf(v)
-			if err != nil {
-				return err
-			}
-			if len(k) > 17 && k[17] == 't' {
-				delete(alive, string(name))
-			} else {
-				alive[string(name)] = struct{}{}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		c.Keys = int64(len(alive))
-		members := tx.Bucket([]byte("members"))
-		if members == nil {
-			return nil
-		}
-		return members.ForEach(func(_, v []byte) error {
-			var m membership.Member
-			if err := json.Unmarshal(v, &m); err != nil {
-				return err
-			}
-			c.Members = append(c.Members, Listed{ID: uint64(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
-			return nil
-		})
-	})
-	if err != nil {
-		return c, fmt.Errorf("database of the snapshot: %w", err)
-	}
-	return c, nil
-}
-
-// keyOf reads the first field of a stored mvccpb.KeyValue, its key, without
-// decoding the value.
-func keyOf(v []byte) ([]byte, error) {
-	num, typ, n := protowire.ConsumeTag(v)
-	if n < 0 || num != 1 || typ != protowire.BytesType {
-		return nil, errors.New("an entry that is no key with a value")
-	}
-	key, n := protowire.ConsumeBytes(v[n:])
-	if n < 0 {
-		return nil, protowire.ParseError(n)
-	}
-	return key, nil
 }

@@ -1,12 +1,14 @@
 package etcd
 
 import (
+	"slices"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 func TestWALIdentity(t *testing.T) {
@@ -37,38 +39,79 @@ func TestWALIdentity(t *testing.T) {
 	}
 }
 
-func TestWALEnd(t *testing.T) {
+func TestReadLog(t *testing.T) {
 	var w journal
-	w.add(wal.CrcType, nil)
-	w.add(wal.MetadataType, &pb.Metadata{NodeID: new(uint64(1)), ClusterID: new(uint64(2))})
-	head := len(w.data)
-	w.add(wal.SnapshotType, &walpb.Snapshot{Index: new(uint64(5)), Term: new(uint64(2))})
 	entry := func(term, index uint64) {
 		w.add(wal.EntryType, &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(term), Index: new(index), Data: []byte("x")})
 	}
+	change := func(term, index uint64, kind raftpb.ConfChangeType, id uint64) {
+		data, err := proto.Marshal(&raftpb.ConfChange{Type: kind.Enum(), NodeId: new(id)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.add(wal.EntryType, &raftpb.Entry{Type: raftpb.EntryConfChange.Enum(), Term: new(term), Index: new(index), Data: data})
+	}
+	committed := func(term, index uint64) {
+		w.add(wal.StateType, &raftpb.HardState{Term: new(term), Vote: new(uint64(0)), Commit: new(index)})
+	}
+	w.add(wal.CrcType, nil)
+	w.add(wal.MetadataType, &pb.Metadata{NodeID: new(uint64(1)), ClusterID: new(uint64(2))})
+	head := len(w.data)
+	w.add(wal.SnapshotType, &walpb.Snapshot{Index: new(uint64(5)), Term: new(uint64(2)), ConfState: &raftpb.ConfState{Voters: []uint64{3, 1, 2}, Learners: []uint64{9}}})
 	entry(2, 6)
-	entry(2, 7)
+	change(2, 7, raftpb.ConfChangeAddNode, 9)
+	committed(2, 6)
 	seven := len(w.data)
-	entry(3, 7) // another leader overrules
+	committed(2, 7)
+	promoted := len(w.data)
+	change(2, 8, raftpb.ConfChangeRemoveNode, 1)
+	change(2, 9, raftpb.ConfChangeAddLearnerNode, 8)
+	committed(2, 9)
+	nine := len(w.data)
+	change(2, 10, raftpb.ConfChangeRemoveNode, 2)
+	entry(3, 10) // another leader overrules
+	committed(3, 10)
 	if w.err != nil {
 		t.Fatal(w.err)
 	}
 	for _, c := range []struct {
-		file []byte
-		want Position
-		ok   bool
+		files  [][]byte
+		end    Position
+		voters []uint64
+		ok     bool
 	}{
-		{w.data[:head], Position{}, false},
-		{w.data[:seven], Position{2, 7}, true},
-		{w.data, Position{3, 7}, true},
-		{append(append([]byte{}, w.data...), make([]byte, 4096)...), Position{3, 7}, true}, // set aside
-		{w.data[:len(w.data)-20], Position{2, 7}, true},                                    // torn
+		{[][]byte{w.data[:head]}, Position{}, nil, false},
+		{[][]byte{w.data[:head], w.data[head:]}, Position{3, 10}, []uint64{2, 3, 9}, true},
+		{[][]byte{w.data[:seven]}, Position{2, 7}, []uint64{1, 2, 3}, true},
+		{[][]byte{w.data[:promoted]}, Position{2, 7}, []uint64{1, 2, 3, 9}, true},
+		{[][]byte{w.data[:nine]}, Position{2, 9}, []uint64{2, 3, 9}, true},
+		{[][]byte{w.data[promoted:]}, Position{3, 10}, nil, false},                                                       // who there was before?
+		{[][]byte{append(append([]byte{}, w.data...), make([]byte, 4096)...)}, Position{3, 10}, []uint64{2, 3, 9}, true}, // set aside
+		{[][]byte{w.data[:promoted+20]}, Position{2, 7}, []uint64{1, 2, 3, 9}, true},                                     // torn
 	} {
-		if got, ok, err := WALEnd(c.file); err != nil || ok != c.ok || got != c.want {
-			t.Errorf("%d bytes end at %v, %v, %v, want %v", len(c.file), got, ok, err, c.want)
+		got, ok, err := ReadLog(c.files...)
+		if err != nil || ok != c.ok || got.End != c.end || !slices.Equal(got.Voters, c.voters) {
+			t.Errorf("%d files, %d bytes: %v, %v, %v, want %v of %v", len(c.files), len(c.files[0]), got, ok, err, c.end, c.voters)
 		}
 	}
 	if !(Position{1, 9}).Behind(Position{2, 3}) || (Position{2, 3}).Behind(Position{2, 3}) {
 		t.Error("positions are compared wrongly")
+	}
+}
+
+// A cluster that begins knows its voters from the first entries of its log.
+func TestReadYoungLog(t *testing.T) {
+	j := Join{Cluster: map[string]string{"m1": "http://192.0.2.1:2380", "m2": "http://192.0.2.2:2380"}, Token: "t", State: StateNew}
+	logs, err := SeedWAL(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := j.Identities()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Sorted(slices.Values([]uint64{ids["m1"].Member, ids["m2"].Member}))
+	if log, ok, err := ReadLog(logs["m1"]); err != nil || !ok || !slices.Equal(log.Voters, want) {
+		t.Errorf("%v, %v, %v, want the voters %v", log, ok, err, want)
 	}
 }

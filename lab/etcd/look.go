@@ -95,7 +95,7 @@ func (o *Observer) Look(ctx context.Context, c *lab.Cluster) []lab.Status {
 func (o *Observer) look(ctx context.Context, c *lab.Cluster, seats []*lab.Member) []lab.Status {
 	v := o.view(c)
 	answers := make([]seen, len(seats))
-	each(seats, func(i int, m *lab.Member) error {
+	Each(seats, func(i int, m *lab.Member) error {
 		answers[i] = v.ask(ctx, slices.Index(c.Seats, m))
 		return nil
 	})

@@ -6,8 +6,6 @@ import (
 	"hash/crc32"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/client/pkg/v3/types"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
@@ -26,12 +24,7 @@ const FirstWAL = "member/wal/0000000000000000-0000000000000000.wal"
 //
 // The format is that of all etcd releases since 3.0.
 func SeedWAL(j Join) (map[string][]byte, error) {
-	urls, err := types.NewURLsMap(j.String())
-	if err != nil {
-		return nil, err
-	}
-	// Ids come from the peer URLs and the token (FE1).
-	cluster, err := membership.NewClusterFromURLsMap(nil, j.Token, urls)
+	cluster, err := j.founded()
 	if err != nil {
 		return nil, err
 	}

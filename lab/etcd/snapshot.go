@@ -118,15 +118,35 @@ func sumBefore(r io.Reader) (sum []byte, total int64, last []byte, err error) {
 
 // SnapshotRevision reads the revision of a snapshot: the highest one in its
 // bucket of keys, 1 when that is empty.
-func SnapshotRevision(data []byte) (int64, error) {
+func SnapshotRevision(data []byte) (rev int64, err error) {
+	err = asFile(data, func(file string) (err error) {
+		rev, err = FileRevision(file)
+		return err
+	})
+	return rev, err
+}
+
+// ReadSnapshot is ReadDatabase of a snapshot in memory. It says nothing about
+// whether the snapshot is whole: see VerifySnapshot.
+func ReadSnapshot(data []byte) (d *Database, err error) {
+	err = asFile(data, func(file string) (err error) {
+		d, err = ReadDatabase(file)
+		return err
+	})
+	return d, err
+}
+
+// asFile calls do with a file for the while, in the directory for temporary
+// files: a database is mapped into memory from a file.
+func asFile(data []byte, do func(file string) error) error {
 	f, err := os.CreateTemp("", "etcdrill-snapshot-")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(data)
 	if err := errors.Join(err, f.Close()); err != nil {
-		return 0, err
+		return err
 	}
-	return FileRevision(f.Name())
+	return do(f.Name())
 }

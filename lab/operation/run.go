@@ -134,49 +134,49 @@ func pick(e *lab.Env, kinds Kinds, o Options) (*journal, []Step, error) {
 	return j, steps, nil
 }
 
+// again does something with the unfinished operation of a lab while nobody else
+// can.
+func again(e *lab.Env, kinds Kinds, o Options, do func(*journal, []Step) error) error {
+	release, err := lock(e.Cluster)
+	if err != nil {
+		return err
+	}
+	defer release()
+	j, steps, err := pick(e, kinds, o)
+	if err != nil {
+		return err
+	}
+	defer j.file.Close()
+	return do(j, steps)
+}
+
 // Resume goes on with the unfinished operation of a lab: forward, or backward
 // when it was on its way back. The precondition of the step it was in must
 // hold; when it does not, somebody has changed the world meanwhile: nothing is
 // done and the error says what differs.
 func Resume(ctx context.Context, e *lab.Env, kinds Kinds, o Options) error {
-	release, err := lock(e.Cluster)
-	if err != nil {
-		return err
-	}
-	defer release()
-	j, steps, err := pick(e, kinds, o)
-	if err != nil {
-		return err
-	}
-	defer j.file.Close()
-	e.Note("", "resume %s", j.state)
-	if j.state.Back {
-		return backward(ctx, e, j, steps, nil)
-	}
-	next := steps[len(j.state.Done):]
-	if len(next) > 0 {
-		if err := call(ctx, e, next[0], next[0].Before); err != nil {
-			return fmt.Errorf("%s is not resumed: the world is not as it left it: step %q: %w", j.state.ID, next[0].Name, err)
+	return again(e, kinds, o, func(j *journal, steps []Step) error {
+		e.Note("", "resume %s", j.state)
+		if j.state.Back {
+			return backward(ctx, e, j, steps, nil)
 		}
-	}
-	return forward(ctx, e, j, steps)
+		next := steps[len(j.state.Done):]
+		if len(next) > 0 {
+			if err := call(ctx, e, next[0], next[0].Before); err != nil {
+				return fmt.Errorf("%s is not resumed: the world is not as it left it: step %q: %w", j.state.ID, next[0].Name, err)
+			}
+		}
+		return forward(ctx, e, j, steps)
+	})
 }
 
 // Rollback undoes the unfinished operation of a lab. It is refused after the
 // point from which there is only the way forward.
 func Rollback(ctx context.Context, e *lab.Env, kinds Kinds, o Options) error {
-	release, err := lock(e.Cluster)
-	if err != nil {
-		return err
-	}
-	defer release()
-	j, steps, err := pick(e, kinds, o)
-	if err != nil {
-		return err
-	}
-	defer j.file.Close()
-	e.Note("", "roll back %s", j.state)
-	return backward(ctx, e, j, steps, nil)
+	return again(e, kinds, o, func(j *journal, steps []Step) error {
+		e.Note("", "roll back %s", j.state)
+		return backward(ctx, e, j, steps, nil)
+	})
 }
 
 // forward does the steps that are not done.

@@ -59,12 +59,8 @@ const alreadyServes = "recovery of the quorum refused: the cluster"
 // lookAround looks at all hosts that can be looked at.
 func lookAround(ctx context.Context, e *lab.Env) ([]Place, error) {
 	places := make([]Place, len(e.Seats))
-	var index []int
-	for i := range e.Seats {
-		index = append(index, i)
-	}
-	on(index, func(i int) error {
-		p, err := found(ctx, e.Seats[i])
+	etcd.Each(e.Seats, func(i int, m *lab.Member) error {
+		p, err := found(ctx, m)
 		if err != nil {
 			e.Note(p.Name, "cannot be looked at: %s", err)
 			p.Away = true
@@ -75,34 +71,42 @@ func lookAround(ctx context.Context, e *lab.Env) ([]Place, error) {
 	return places, ctx.Err()
 }
 
-// majority names the hosts that have the data of one cluster, when they are
-// more than half of its members; of is how many members that are. How many
-// there were is known from what the configurations of those hosts say that
-// they joined, and cannot be fewer than they are themselves.
+// majority names the hosts that have the data of voters of one cluster, when
+// they are more than half of them; of is how many voters there are. Who votes
+// is what the log says that goes furthest: a configuration tells only whom a
+// member met when it joined.
 func majority(ctx context.Context, e *lab.Env, places []Place) (have []string, of int, err error) {
-	groups, size := map[string][]string{}, map[string]int{}
+	logs := make([]etcd.Log, len(places))
+	etcd.Each(e.Seats, func(i int, m *lab.Member) (err error) {
+		if places[i].Old == "" {
+			return nil
+		}
+		if logs[i], err = readLog(ctx, m); err != nil {
+			e.Note(m.Name, "its log cannot be read: %s", err)
+		}
+		return nil
+	})
+	groups, last := map[string][]string{}, map[string]etcd.Log{}
 	for i, p := range places {
-		_, cluster, ok := strings.Cut(p.Old, " of cluster ")
-		if !ok {
-			continue
+		if _, cluster, ok := strings.Cut(p.Old, " of cluster "); ok && (last[cluster].End == etcd.Position{} || last[cluster].End.Behind(logs[i].End)) {
+			last[cluster] = logs[i]
 		}
-		groups[cluster] = append(groups[cluster], p.Name)
-		size[cluster] = max(size[cluster], len(groups[cluster]))
-		if !p.Config {
-			continue
+	}
+	for i, p := range places {
+		member, cluster, _ := strings.Cut(p.Old, " of cluster ")
+		for _, id := range last[cluster].Voters {
+			if "member "+etcd.HexID(id) == member && len(logs[i].Voters) > 0 {
+				groups[cluster] = append(groups[cluster], p.Name)
+			}
 		}
-		s, err := etcd.ReadSettings(ctx, e.Seats[i])
-		if err != nil {
-			return nil, 0, err
-		}
-		size[cluster] = max(size[cluster], len(strings.Split(fmt.Sprint(s.Get("initial-cluster")), ",")))
 	}
 	for cluster, names := range groups {
-		if len(names) >= lab.Quorum(size[cluster]) && len(names) > len(have) {
-			have, of = names, size[cluster]
+		voters := len(last[cluster].Voters)
+		if of = max(of, voters); len(names) >= lab.Quorum(voters) && len(names) > len(have) {
+			have, of = names, voters
 		}
 	}
-	return have, of, nil
+	return have, of, ctx.Err()
 }
 
 // StartMajority starts the members that still have their data, when they are a
@@ -159,7 +163,7 @@ func (s *StartMajority) Steps(e *lab.Env) ([]operation.Step, error) {
 		return nil, err
 	}
 	same := func(ctx context.Context, e *lab.Env) error {
-		return on(have, func(m *lab.Member) error {
+		return etcd.Each(have, func(_ int, m *lab.Member) error {
 			is, err := contents(ctx, m, m.DataDir)
 			if err != nil {
 				return err
@@ -232,7 +236,8 @@ func (s *Salvage) Decide(ctx context.Context, e *lab.Env) error {
 		if p.Old == "" {
 			continue
 		}
-		end, err := walEnd(ctx, e.Seats[i])
+		log, err := readLog(ctx, e.Seats[i])
+		end := log.End
 		if err != nil {
 			e.Note(p.Name, "its log cannot be read: %s", err)
 			continue
@@ -251,38 +256,39 @@ func (s *Salvage) Decide(ctx context.Context, e *lab.Env) error {
 	return nil
 }
 
-// walEnd reads where a member's log ends, from its files.
-func walEnd(ctx context.Context, m *lab.Member) (etcd.Position, error) {
+// readLog reads the end of a member's log and who votes, from its files.
+func readLog(ctx context.Context, m *lab.Member) (etcd.Log, error) {
 	dir := path.Join(m.DataDir, "member", "wal")
 	out, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"ls", "-1", dir}})
 	if err != nil {
-		return etcd.Position{}, err
+		return etcd.Log{}, err
 	}
-	files := strings.Fields(string(out.Stdout))
-	slices.Sort(files) // their names count upwards
-	for _, f := range slices.Backward(files) {
-		if !strings.HasSuffix(f, ".wal") {
+	names := strings.Fields(string(out.Stdout))
+	slices.Sort(names) // they count upwards
+	var files [][]byte
+	for _, name := range slices.Backward(names) {
+		if !strings.HasSuffix(name, ".wal") {
 			continue
 		}
 		// Most of it is zeros, set aside for what is to come.
-		packed, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"gzip", "-1", "-c", path.Join(dir, f)}})
+		packed, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"gzip", "-1", "-c", path.Join(dir, name)}})
 		if err != nil {
-			return etcd.Position{}, err
+			return etcd.Log{}, err
 		}
 		z, err := gzip.NewReader(bytes.NewReader(packed.Stdout))
 		if err != nil {
-			return etcd.Position{}, err
+			return etcd.Log{}, err
 		}
 		file, err := io.ReadAll(z)
 		if err != nil {
-			return etcd.Position{}, err
+			return etcd.Log{}, err
 		}
-		end, ok, err := etcd.WALEnd(file)
-		if err != nil || ok {
-			return end, err
+		files = slices.Insert(files, 0, file)
+		if log, ok, err := etcd.ReadLog(files...); err != nil || ok {
+			return log, err
 		}
 	}
-	return etcd.Position{}, fmt.Errorf("no entry in %s", dir)
+	return etcd.Log{}, fmt.Errorf("%s: no file in %s tells who votes", m.Name, dir)
 }
 
 // quarantine copies a data directory, starts the copy as a cluster of its own
@@ -354,7 +360,7 @@ func (s *Salvage) Steps(e *lab.Env) ([]operation.Step, error) {
 			}
 			c, err := etcd.ReadSnapshot(data)
 			if err == nil {
-				e.Note(m.Name, "salvaged: %d keys at revision %d, in %s", c.Keys, c.Revision, d.File)
+				e.Note(m.Name, "salvaged: %d keys at revision %d, in %s", len(c.Keys), c.Revision, d.File)
 			}
 			return err
 		},

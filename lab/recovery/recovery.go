@@ -16,11 +16,9 @@ package recovery
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/etcdrill/etcdrill/lab"
@@ -50,17 +48,6 @@ func kinds() map[string]operation.Operation {
 	}
 }
 
-// on works on several hosts at once and joins their errors.
-func on[T any](all []T, do func(T) error) error {
-	errs := make([]error, len(all))
-	var wg sync.WaitGroup
-	for i, x := range all {
-		wg.Go(func() { errs[i] = do(x) })
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
 // seats finds the seats of names, in the order of the lab.
 func seats(c *lab.Cluster, names []string) ([]*lab.Member, error) {
 	var out []*lab.Member
@@ -88,25 +75,22 @@ func sized(bytes int64) time.Duration {
 
 // stop stops processes politely, all at once, and looks that they have ended.
 func stop(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
-	return on(seats, func(m *lab.Member) error {
+	return etcd.Each(seats, func(_ int, m *lab.Member) error {
 		st, err := m.Proc.State(ctx)
 		if err != nil {
 			return fmt.Errorf("process of %s: %w", m.Name, err)
 		}
-		if st.Running {
-			e.Note(m.Name, "stop etcd")
-			if err := m.Proc.Stop(ctx); err != nil {
-				return fmt.Errorf("stop of %s: %w", m.Name, err)
-			}
+		if !st.Running {
+			return nil
 		}
-		return nil
+		return etcd.Stop(ctx, e, m)
 	})
 }
 
 // start starts processes, all at once: waiting for the first before the second
 // is started would never end (FE43).
 func start(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
-	return on(seats, func(m *lab.Member) error {
+	return etcd.Each(seats, func(_ int, m *lab.Member) error {
 		e.Note(m.Name, "start etcd")
 		if err := m.Proc.Start(ctx); err != nil {
 			return fmt.Errorf("start of %s: %w", m.Name, err)
@@ -134,7 +118,7 @@ func ready(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
 // member that runs on the old data while the new cluster comes up would be a
 // second truth.
 func silent(ctx context.Context, seats []*lab.Member) error {
-	return on(seats, func(m *lab.Member) error {
+	return etcd.Each(seats, func(_ int, m *lab.Member) error {
 		st, err := m.Proc.State(ctx)
 		if err != nil {
 			return fmt.Errorf("process of %s: %w", m.Name, err)

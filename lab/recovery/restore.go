@@ -13,13 +13,13 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/operation"
+	"github.com/etcdrill/etcdrill/lab/snapshot"
 )
 
 // Restore puts one snapshot on all members at once, as a new cluster (facts 2b).
@@ -115,7 +115,7 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 		return &lab.Failure{What: "snapshot " + r.File, Want: "a database of etcd", Got: err.Error()}
 	}
 	d := &r.Decided
-	d.SHA256, d.Size, d.Revision, d.Keys = checksum(data), int64(len(data)), content.Revision, content.Keys
+	d.SHA256, d.Size, d.Revision, d.Keys = checksum(data), int64(len(data)), content.Revision, int64(len(content.Keys))
 	for _, m := range content.Members {
 		d.IDs = append(d.IDs, m.HexID())
 	}
@@ -163,14 +163,10 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 // places looks at all seats and decides who is a target.
 func (r *Restore) places(ctx context.Context, e *lab.Env) ([]Place, error) {
 	places := make([]Place, len(e.Seats))
-	index := map[*lab.Member]int{}
-	for i, m := range e.Seats {
-		index[m] = i
-	}
 	if _, err := seats(e.Cluster, r.Hosts); err != nil {
 		return nil, err
 	}
-	err := on(e.Seats, func(m *lab.Member) error {
+	err := etcd.Each(e.Seats, func(i int, m *lab.Member) error {
 		p, err := found(ctx, m)
 		if err != nil && len(r.Hosts) > 0 && !slices.Contains(r.Hosts, m.Name) {
 			// The dead need not answer. Should it come back, it is of another cluster.
@@ -178,7 +174,7 @@ func (r *Restore) places(ctx context.Context, e *lab.Env) ([]Place, error) {
 			p, err = Place{Name: m.Name, Away: true}, nil
 		}
 		p.Target = slices.Contains(r.Hosts, m.Name) || len(r.Hosts) == 0 && (p.Config || p.Old != "")
-		places[index[m]] = p
+		places[i] = p
 		return err
 	})
 	if err != nil {
@@ -252,14 +248,11 @@ func knownOf(ctx context.Context, e *lab.Env, places []Place, look []lab.Status)
 			k.highest = max(k.highest, s.Revision)
 		}
 	}
-	// A recorder's file, if there is one: the highest revision as a number.
-	if text, err := os.ReadFile(filepath.Join(e.Dir, "highest-revision")); err == nil {
-		n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-		if err != nil {
-			return k, fmt.Errorf("highest-revision of the lab: %w", err)
-		}
-		k.highest = max(k.highest, n)
+	recorded, err := snapshot.Highest(e.Cluster)
+	if err != nil {
+		return k, err
 	}
+	k.highest = max(k.highest, recorded)
 	for i, p := range places {
 		if p.Old != "" {
 			f := strings.Fields(p.Old)
@@ -342,7 +335,7 @@ func statusOf(ctx context.Context, e *lab.Env, m *lab.Member, db string) (dbStat
 
 // ours refuses a snapshot of another cluster. A snapshot names its members, and
 // one of them must be known here; where nothing is known, all are welcome.
-func (r *Restore) ours(k known, c etcd.Content) error {
+func (r *Restore) ours(k known, c *etcd.Database) error {
 	if r.Foreign || len(k.ids) == 0 || len(c.Members) == 0 {
 		return nil
 	}
@@ -360,7 +353,7 @@ func (r *Restore) ours(k known, c etcd.Content) error {
 // restored database and a WAL.
 func (r *Restore) room(ctx context.Context, e *lab.Env) error {
 	const wal = 64 << 20
-	return on(r.targets(e), func(m *lab.Member) error {
+	return etcd.Each(r.targets(e), func(_ int, m *lab.Member) error {
 		for at, need := range map[string]int64{m.DataDir: 2*r.Decided.Size + wal, m.Host.Dir(): r.Decided.Size} {
 			have, err := free(ctx, m, at)
 			if err != nil {

@@ -180,7 +180,7 @@ func (r *Restore) still(all []*lab.Member, s stage) func(context.Context, *lab.E
 // that have nothing to do with it, since a member that came up there meanwhile
 // would not be stopped.
 func (r *Restore) stands(ctx context.Context, e *lab.Env, s stage) error {
-	return on(r.those(e, func(p Place) bool { return !p.Away }), func(m *lab.Member) error {
+	return etcd.Each(r.those(e, func(p Place) bool { return !p.Away }), func(_ int, m *lab.Member) error {
 		p, d := r.place(m), dirsOf(m, r.Decided.Token)
 		is, err := contents(ctx, m, d.data, d.fresh, d.before)
 		if err != nil {
@@ -223,7 +223,7 @@ func (r *Restore) copy(ctx context.Context, e *lab.Env, targets []*lab.Member) e
 	if sum := checksum(data); sum != r.Decided.SHA256 {
 		return &lab.Failure{What: "sha256 of " + r.File, Want: r.Decided.SHA256 + ", as when it was decided", Got: sum}
 	}
-	return on(targets, func(m *lab.Member) error {
+	return etcd.Each(targets, func(_ int, m *lab.Member) error {
 		e.Note(m.Name, "gets the snapshot, %d bytes", len(data))
 		return m.Host.Put(ctx, r.upload(m), 0o600, data)
 	})
@@ -232,7 +232,7 @@ func (r *Restore) copy(ctx context.Context, e *lab.Env, targets []*lab.Member) e
 // sameFile wants the very same snapshot on every host: three different ones
 // make a cluster that serves and disagrees (N22).
 func (r *Restore) sameFile(ctx context.Context, e *lab.Env, targets []*lab.Member) error {
-	return on(targets, func(m *lab.Member) error {
+	return etcd.Each(targets, func(_ int, m *lab.Member) error {
 		out, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sha256sum", r.upload(m)}})
 		if err != nil {
 			return err
@@ -258,7 +258,7 @@ func (r *Restore) etcdutl(e *lab.Env, m *lab.Member) []string {
 // behind, into which etcdutl does not restore again (FE13): so it begins with
 // nothing.
 func (r *Restore) restore(ctx context.Context, e *lab.Env, targets []*lab.Member) error {
-	return on(targets, func(m *lab.Member) error {
+	return etcd.Each(targets, func(_ int, m *lab.Member) error {
 		d := dirsOf(m, r.Decided.Token)
 		if err := runAll(ctx, e, m, [][]string{{"mkdir", "-p", "-m", "0700", d.data}, {"rm", "-rf", "--", d.fresh}}); err != nil {
 			return err
@@ -278,12 +278,7 @@ func (r *Restore) alike(ctx context.Context, e *lab.Env, targets []*lab.Member) 
 		return err
 	}
 	all := make([]dbStatus, len(targets))
-	var index []int
-	for i := range targets {
-		index = append(index, i)
-	}
-	err := on(index, func(i int) (err error) {
-		m := targets[i]
+	err := etcd.Each(targets, func(i int, m *lab.Member) (err error) {
 		all[i], err = statusOf(ctx, e, m, path.Join(dirsOf(m, r.Decided.Token).fresh, "member", "snap", "db"))
 		return err
 	})
@@ -304,7 +299,7 @@ func (r *Restore) alike(ctx context.Context, e *lab.Env, targets []*lab.Member) 
 // swap moves by rename alone, so that every moment of it can be told from the
 // directories.
 func (r *Restore) swap(ctx context.Context, e *lab.Env, all []*lab.Member) error {
-	return on(all, func(m *lab.Member) error {
+	return etcd.Each(all, func(_ int, m *lab.Member) error {
 		p, d := r.place(m), dirsOf(m, r.Decided.Token)
 		is, err := there(ctx, m, path.Join(d.data, member), path.Join(d.fresh, member), path.Join(d.before, member), d.fresh)
 		if err != nil {
@@ -330,7 +325,7 @@ func (r *Restore) swap(ctx context.Context, e *lab.Env, all []*lab.Member) error
 
 // swapBack moves back, from any moment of swap.
 func (r *Restore) swapBack(ctx context.Context, e *lab.Env, all []*lab.Member) error {
-	return on(all, func(m *lab.Member) error {
+	return etcd.Each(all, func(_ int, m *lab.Member) error {
 		p, d := r.place(m), dirsOf(m, r.Decided.Token)
 		is, err := there(ctx, m, path.Join(d.data, member), path.Join(d.fresh, member), path.Join(d.before, member), d.before+"/.")
 		if err != nil {
@@ -387,7 +382,7 @@ func runAll(ctx context.Context, e *lab.Env, m *lab.Member, argvs [][]string) er
 // host that is not to be a member any more has none afterwards.
 func (r *Restore) configure(ctx context.Context, e *lab.Env, all []*lab.Member) error {
 	j := r.join(e)
-	return on(all, func(m *lab.Member) error {
+	return etcd.Each(all, func(_ int, m *lab.Member) error {
 		p, kept := r.place(m), path.Join(dirsOf(m, r.Decided.Token).before, "etcd.yaml")
 		if p.Config {
 			is, err := there(ctx, m, kept)
@@ -422,7 +417,7 @@ func (r *Restore) configure(ctx context.Context, e *lab.Env, all []*lab.Member) 
 }
 
 func (r *Restore) configureBack(ctx context.Context, e *lab.Env, all []*lab.Member) error {
-	return on(all, func(m *lab.Member) error {
+	return etcd.Each(all, func(_ int, m *lab.Member) error {
 		p, kept := r.place(m), path.Join(dirsOf(m, r.Decided.Token).before, "etcd.yaml")
 		if !p.Config {
 			_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"rm", "-f", "--", m.Config}})
@@ -435,7 +430,7 @@ func (r *Restore) configureBack(ctx context.Context, e *lab.Env, all []*lab.Memb
 
 // startOld brings back what ran before, of one epoch.
 func (r *Restore) startOld(ctx context.Context, e *lab.Env, ran []*lab.Member) error {
-	if err := on(r.all(e), func(m *lab.Member) error { // made where there was none
+	if err := etcd.Each(r.all(e), func(_ int, m *lab.Member) error { // made where there was none
 		if r.place(m).Dir {
 			return nil
 		}
@@ -472,7 +467,7 @@ func (r *Restore) givenUp(ctx context.Context, e *lab.Env) {
 
 // remove deletes what an operation has made.
 func remove(ctx context.Context, e *lab.Env, seats []*lab.Member, what func(*lab.Member) string) error {
-	return on(seats, func(m *lab.Member) error {
+	return etcd.Each(seats, func(_ int, m *lab.Member) error {
 		_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"rm", "-rf", "--", what(m)}})
 		return err
 	})
