@@ -7,7 +7,7 @@ PACKAGES ?= ./...
 LDFLAGS ?= -s -w
 export CGO_ENABLED ?= 0
 
-.PHONY: build test test-drills test-kills test-museum test-docker test-ssh test-vm bench matrix lint verify generate clean
+.PHONY: build test test-drills test-kills test-museum test-browser test-docker test-ssh test-vm bench matrix lint verify generate clean
 
 build: ## the static binary, bin/etcdrill
 	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
@@ -25,6 +25,9 @@ test-kills: ## operations killed at every record of their journal, then resumed,
 
 test-museum: build ## stock etcd binaries with a known bug: found; without it: no false alarm
 	fixtures/museum/test
+
+test-browser: ## the report in a real browser, wide and narrow, light and dark, and on paper; needs chromium
+	ETCDRILL_MUST=browser $(GO) test -timeout 10m ./reports
 
 # The backends' tests: the driver's own, and drills by the command.
 DRILLS   ?= $(GO) test

@@ -94,7 +94,7 @@ func TestShippedDrills(t *testing.T) {
 // A run that is killed at any moment leaves nothing that gc does not remove.
 // ETCDRILL_KILLS says how often it is tried.
 func TestKilledRunsLeaveNothing(t *testing.T) {
-	kills := 6
+	kills := 3
 	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_KILLS")); err == nil {
 		kills = n
 	}

@@ -25,6 +25,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("ETCDRILL_HOME", filepath.Join(e.WorkDir, "home"))
+			e.Setenv("ETCDRILL_BINARY", os.Getenv("ETCDRILL_BINARY"))
 			e.Setenv("NO_COLOR", "1")
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // commands built with -race would sleep a second at their end
 			return nil

@@ -98,11 +98,13 @@ func serve(dir string, in io.ReadCloser, out io.WriteCloser) error {
 	mux.HandleFunc("POST "+pathDial, s.dial)
 
 	only := newOneConn(&stdio{ReadCloser: in, out: out})
-	var busy sync.WaitGroup
+	var busy sync.RWMutex // read: by each request
 	h := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			busy.Add(1)
-			defer busy.Done()
+			if !busy.TryRLock() {
+				return // nobody is there any more
+			}
+			defer busy.RUnlock()
 			mux.ServeHTTP(w, r)
 		}),
 		Protocols: http2Only(),
@@ -115,7 +117,7 @@ func serve(dir string, in io.ReadCloser, out io.WriteCloser) error {
 	if err := h.Serve(only); !errors.Is(err, net.ErrClosed) {
 		return err
 	}
-	busy.Wait() // commands are being killed
+	busy.Lock() // commands are being killed
 	return nil
 }
 
