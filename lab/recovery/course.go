@@ -334,14 +334,17 @@ func (c *course) remove(name, heir string) {
 	now := c.now
 	s := operation.Step{
 		Name:   "remove " + name,
-		Shell:  []string{"etcdctl member remove " + x.ID},
+		Shell:  []string{"etcdctl member remove " + x.ID, "etcdctl lease grant 5  # the next entry, with which the removal is known on disk"},
 		Limit:  c.catchUp, // of the undo
 		Before: func(ctx context.Context, e *lab.Env) error { return c.was.stands(ctx, e, was, now) },
 		Do: func(ctx context.Context, e *lab.Env) error {
 			if err := away(ctx, e, m, to); err != nil {
 				return err
 			}
-			return etcd.RemoveMember(ctx, e, m, id)
+			if err := etcd.RemoveMember(ctx, e, m, id); err != nil {
+				return err
+			}
+			return writtenDown(ctx, e, to)
 		},
 		Gate: func(ctx context.Context, e *lab.Env) error { return c.was.stands(ctx, e, now) },
 		Undo: func(ctx context.Context, e *lab.Env) error { return c.rejoin(ctx, e, m, id) },
@@ -352,6 +355,16 @@ func (c *course) remove(name, heir string) {
 		s.ShellUndo, s.Undo = []string{"# nothing: a dead member is not added again"}, nil
 	}
 	c.add(s)
+}
+
+// writtenDown has the members write down that a removal is committed. They learn it
+// with the next entry of the log, and etcd flushes what they learned along with
+// one: members that die before come back counting the one that is gone, and too
+// few are left to agree. A lease that ends by itself is such an entry, and
+// changes no key.
+func writtenDown(ctx context.Context, e *lab.Env, through *lab.Member) error {
+	_, err := etcd.Tool(ctx, e, through, "etcdctl", "lease", "grant", "5")
+	return err
 }
 
 // rejoin is the way back of a removal: the host becomes a member anew. Its old
