@@ -201,7 +201,7 @@ func Down(ctx context.Context, h lab.Host, id string) error {
 // removal of two units and a directory.
 const removal = `
 systemctl kill -s KILL "$1" "$2" 2>/dev/null
-systemctl disable "$2" 2>/dev/null
+systemctl disable --no-reload "$2" 2>/dev/null
 systemctl stop "$1" "$2" 2>/dev/null
 rm -f "` + unitDir + `/$1" "` + unitDir + `/$2"
 systemctl daemon-reload
@@ -348,7 +348,7 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 			return err
 		}
 	}
-	script := `cd "$1" && shift && unit=$1 && shift && for t in "$@"; do ln -f etcdrill "$t" || exit; done && systemctl daemon-reload && systemctl enable -q "$unit" && systemctl start "$unit"`
+	script := `cd "$1" && shift && unit=$1 && shift && for t in "$@"; do ln -f etcdrill "$t" || exit; done && systemctl enable -q --no-reload "$unit" && systemctl daemon-reload && systemctl start "$unit"`
 	if _, err := h.Run(ctx, lab.Cmd{Argv: append([]string{"sh", "-c", script, "sh", s.bin(), agent}, links...)}); err != nil {
 		return err
 	}
