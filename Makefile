@@ -55,7 +55,7 @@ test-vm: DRIVER = ./drivers/ssh -run 'TestDriver|TestPowerOfMachines'
 test-vm: build ## virtual machines under QEMU, and drills on them over ssh
 	$(BACKEND) $(GO) test -timeout 30m ./fixtures/vm
 	fixtures/vm/machines down $(VMS)
-	fixtures/vm/machines up $(VMS) 4
+	fixtures/vm/machines up $(VMS) 3
 	$(BACKEND) $(GO) test -timeout 30m -exec '$(CURDIR)/fixtures/vm/machines run $(VMS)' -run TestKernel ./drivers/kernel && \
 	$(BACKEND) $(GOTEST) -timeout 30m $(DRIVER) && $(BACKEND) $(DRILLS) -timeout 60m -run Elsewhere $(COMMANDS); \
 	code=$$?; fixtures/vm/machines down $(VMS); exit $$code

@@ -256,6 +256,9 @@ func TestHostKeyChangesElsewhere(t *testing.T) {
 	backends(t, func(t *testing.T, b *backend) {
 		b.only(t, "ssh")
 		_, hosts := b.hosts(t)
+		if slices.Contains(musts(), "vm") {
+			t.Skip("emulated machines are few: make test-ssh has a fourth")
+		}
 		if len(hosts) < 4 {
 			t.Fatal("expected four machines")
 		}
@@ -297,6 +300,7 @@ func TestNetworkGoneElsewhere(t *testing.T) {
 		drill := strings.Replace(broken, "steps:\n", "steps:\n  - {break: cut, member: m2, as: cut}\n  - {break: pause, member: m3, as: paused}\n", 1)
 		clocks := make([]time.Duration, len(hosts))
 		if slices.Contains(musts(), "vm") {
+			drill = strings.Replace(drill, "members: 3", "members: 3, heartbeat: 500ms, election: 5s", 1)
 			drill = strings.Replace(drill, "steps:\n", "steps:\n  - {break: clock-step, member: all, by: 2h, as: late}\n", 1)
 		}
 		ahead := func(h *ssh.Host) time.Duration {
