@@ -60,6 +60,10 @@ const (
 	alive   = 2 * time.Second
 )
 
+// agentPatience is how long an agent may take to answer: it gives the kernel of
+// its host a minute, and an emulated host takes it.
+const agentPatience = 90 * time.Second
+
 // validity of a lab's certificates: no lab lives that long.
 const validity = 365 * 24 * time.Hour
 
@@ -352,7 +356,7 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 	if _, err := h.Run(ctx, lab.Cmd{Argv: append([]string{"sh", "-c", script, "sh", s.bin(), agent}, links...)}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, agentPatience)
 	defer cancel()
 	err = lab.Until(ctx, "the agent on "+s.Name, func(ctx context.Context) error {
 		return l.agents[s.Name].Do(ctx, control.WordAlive, control.Ask{}, nil)
