@@ -130,15 +130,15 @@ title: What only machines have
 cluster: {members: 3, heartbeat: 500ms, election: 5s}
 load: {clients: 2, rate: 10/s, warmup: 1s}
 steps:
-  - {break: slow, from: m1, to: m2, delay: 300ms, as: late}
-  - {heal: late}
-  - {break: clock-step, member: leader, by: 10m, as: ahead}
-  - {check: leader, same: true, within: 20s, for: 5s}
-  - {heal: ahead}
-  - {break: power-off, member: leader, as: dark}
-  - {check: leader, changed: true, within: 2m}
+  - {break: slow, from: m1, to: m2, delay: 1s, as: late, within: 5m}
+  - {heal: late, within: 5m}
+  - {break: clock-step, member: leader, by: 10m, as: ahead, within: 5m}
+  - {check: leader, same: true, within: 1m, for: 5s}
+  - {heal: ahead, within: 5m}
+  - {break: power-off, member: leader, as: dark, within: 5m}
+  - {check: leader, changed: true, within: 5m}
   - {heal: dark, within: 5m}
-  - {check: members, healthy: 3, equal: hash, within: 2m}
+  - {check: members, healthy: 3, equal: hash, within: 5m}
 `
 	if err := os.WriteFile(filepath.Join(b.dir, "own.yaml"), []byte(drill), 0o644); err != nil {
 		t.Fatal(err)

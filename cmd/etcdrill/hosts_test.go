@@ -130,7 +130,7 @@ title: To be broken
 cluster: {members: 3}
 load: {clients: 2, rate: 50/s, warmup: 100ms}
 steps:
-  - {break: crash, member: m1, as: dead}
+  - {break: crash, member: m1, as: dead, within: 3m}
   - {do: wait, for: 10m}
 expect:
   - outage.dead < 1ms # a promise that cannot be kept, and is not to be the reason
@@ -301,11 +301,11 @@ func TestNetworkGoneElsewhere(t *testing.T) {
 		_, hosts := b.hosts(t)
 		hosts = hosts[:3]
 		relays, _ := b.behindRelays(t, hosts)
-		drill := strings.Replace(broken, "steps:\n", "steps:\n  - {break: cut, member: m2, as: cut}\n  - {break: pause, member: m3, as: paused}\n", 1)
+		drill := strings.Replace(broken, "steps:\n", "steps:\n  - {break: cut, member: m2, as: cut, within: 3m}\n  - {break: pause, member: m3, as: paused, within: 3m}\n", 1)
 		clocks := make([]time.Duration, len(hosts))
 		if slices.Contains(musts(), "vm") {
 			drill = strings.Replace(drill, "members: 3", "members: 3, heartbeat: 500ms, election: 5s", 1)
-			drill = strings.Replace(drill, "steps:\n", "steps:\n  - {break: clock-step, member: all, by: 2h, as: late}\n", 1)
+			drill = strings.Replace(drill, "steps:\n", "steps:\n  - {break: clock-step, member: all, by: 2h, as: late, within: 5m}\n", 1)
 		}
 		ahead := func(h *ssh.Host) time.Duration {
 			off, _, err := lab.Clock(inTime(t), h)
@@ -457,7 +457,7 @@ name: stepped
 title: To be killed
 cluster: {members: 1}
 steps:
-  - {break: clock-step, member: m1, by: 2h}
+  - {break: clock-step, member: m1, by: 2h, within: 3m}
   - {do: wait, for: 10m}
 `
 		if err := os.WriteFile(filepath.Join(b.dir, "stepped.yaml"), []byte(drill), 0o644); err != nil {
