@@ -299,7 +299,7 @@ func (h *Hands) brk(ctx context.Context, s *Step, index string, j *Journal) erro
 	start := time.Now()
 	fault, e := v.(Fault), h.env(s, owner, j, r)
 	e.Before = before
-	err = within(ctx, deadlineDo, func(ctx context.Context) error { return fault.Inject(ctx, e) })
+	err = within(ctx, max(deadlineDo, s.Within), func(ctx context.Context) error { return fault.Inject(ctx, e) })
 	if err == nil {
 		limit := deadlineBite
 		if s.Within > 0 {

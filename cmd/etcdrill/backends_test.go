@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etcdrill/etcdrill/lab"
 )
 
 // backend is a driver other than local, as CI names it in ETCDRILL_MUST, with
@@ -23,11 +25,15 @@ type backend struct {
 	inventory string
 }
 
+// musts are what CI says that has to be there; vm says that the machines of the
+// inventory have kernels and clocks of their own.
+func musts() []string { return strings.Split(os.Getenv("ETCDRILL_MUST"), ",") }
+
 // backends runs a test on every driver that ETCDRILL_MUST names, beside local.
 func backends(t *testing.T, test func(t *testing.T, b *backend)) {
 	ran := false
 	for _, driver := range []string{"docker", "ssh"} {
-		if !slices.Contains(strings.Split(os.Getenv("ETCDRILL_MUST"), ","), driver) {
+		if !slices.Contains(musts(), driver) {
 			continue
 		}
 		ran = true
@@ -72,7 +78,7 @@ func story(t *testing.T, cmd *exec.Cmd) (steps []string, verdict string) {
 	for _, s := range reports[0].Steps {
 		steps = append(steps, strings.Join([]string{s.Index, s.Word, s.Verb, s.Verdict}, " "))
 	}
-	if reports[0].Verdict != "pass" {
+	if v := reports[0].Verdict; v != "pass" && v != "skip" {
 		t.Log(said.String(), string(out))
 	}
 	return steps, reports[0].Verdict
@@ -81,34 +87,98 @@ func story(t *testing.T, cmd *exec.Cmd) (steps []string, verdict string) {
 // The same file gives the same steps and the same verdict everywhere.
 func TestSameDrillElsewhere(t *testing.T) {
 	backends(t, func(t *testing.T, b *backend) {
-		for _, drill := range []string{"leader-kill", "replace-dead-member", "partition-one-way", "slow-wal", "disk-full"} {
-			got, verdict := story(t, b.command("run", drill, "-o", "json"))
-			if verdict != "pass" { // once more, and said: the machine is shared
-				t.Logf("%s on %s: %s; once more", drill, b.driver, verdict)
-				got, verdict = story(t, b.command("run", drill, "-o", "json"))
-			}
-			if verdict != "pass" {
-				t.Errorf("%s on %s: %s", drill, b.driver, verdict)
-				continue
-			}
-			if drill == "disk-full" {
-				continue // which local cannot
-			}
+		drills := []string{"leader-kill", "replace-dead-member", "partition-one-way", "slow-wal"}
+		if slices.Contains(musts(), "vm") {
+			drills = drills[:1]
+		}
+		for _, drill := range drills {
+			got := b.passes(t, drill)
 			here := b.command("run", drill, "-o", "json", "--driver", "local")
-			if want, _ := story(t, here); !slices.Equal(got, want) {
+			if want, _ := story(t, here); got != nil && !slices.Equal(got, want) {
 				t.Errorf("%s on %s: steps\n%s\nlocal:\n%s", drill, b.driver, strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 		}
 	})
 }
 
+// What processes cannot suffer, hosts do: a full disk, no power, and where they
+// have one of their own, another time.
+func TestHostsAreHostsElsewhere(t *testing.T) {
+	backends(t, func(t *testing.T, b *backend) {
+		if slices.Contains(musts(), "vm") {
+			b.own(t)
+			return
+		}
+		for _, drill := range []string{"disk-full", "power-off"} {
+			b.passes(t, drill)
+		}
+		if _, verdict := story(t, b.command("run", "clock-step", "-o", "json")); verdict != "pass" && verdict != "skip" {
+			t.Errorf("clock-step on %s: %s", b.driver, verdict)
+		}
+	})
+}
+
+// own tries what only machines have: a kernel that makes packets late, a clock,
+// a power button, a disk that outlives it. They may be emulated, so their
+// cluster is patient and nothing is promised about time.
+func (b *backend) own(t *testing.T) {
+	t.Helper()
+	drill := `apiVersion: etcdrill/v1
+kind: Drill
+name: own
+title: What only machines have
+cluster: {members: 3, heartbeat: 500ms, election: 5s}
+load: {clients: 2, rate: 10/s, warmup: 1s}
+steps:
+  - {break: slow, from: m1, to: m2, delay: 1s, as: late, within: 5m}
+  - {heal: late, within: 5m}
+  - {break: clock-step, member: leader, by: 10m, as: ahead, within: 5m}
+  - {check: leader, same: true, within: 1m, for: 5s}
+  - {heal: ahead, within: 5m}
+  - {break: power-off, member: leader, as: dark, within: 5m}
+  - {check: leader, changed: true, within: 5m}
+  - {heal: dark, within: 5m}
+  - {check: members, healthy: 3, equal: hash, within: 5m}
+`
+	if err := os.WriteFile(filepath.Join(b.dir, "own.yaml"), []byte(drill), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if b.passes(t, "own.yaml") == nil {
+		return
+	}
+	files, err := filepath.Glob(filepath.Join(b.dir, "etcdrill-runs", "own-*", "events.ndjson"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no events: %v", err)
+	}
+	events, err := lab.ReadEvents(files[len(files)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(events, func(e lab.Event) bool { return e.Kind == lab.EventUp && e.Text == "nft+netem" }) {
+		t.Error("the links of virtual machines are not made by their kernels")
+	}
+}
+
+// passes wants that a drill passes, and returns its steps; nil when it does not.
+func (b *backend) passes(t *testing.T, drill string) []string {
+	t.Helper()
+	start := time.Now()
+	steps, verdict := story(t, b.command("run", drill, "-o", "json"))
+	if verdict != "pass" { // once more, and said: the machine is shared
+		t.Logf("%s on %s: %s; once more", drill, b.driver, verdict)
+		steps, verdict = story(t, b.command("run", drill, "-o", "json"))
+	}
+	if verdict != "pass" {
+		t.Errorf("%s on %s: %s", drill, b.driver, verdict)
+		return nil
+	}
+	t.Logf("%s on %s: %s", drill, b.driver, time.Since(start).Round(100*time.Millisecond))
+	return steps
+}
+
 // A killed etcdrill leaves nothing that gc does not remove, on hosts too.
 func TestKilledRunsLeaveNothingElsewhere(t *testing.T) {
 	backends(t, func(t *testing.T, b *backend) {
-		kills := 5
-		if n, err := strconv.Atoi(os.Getenv("ETCDRILL_KILLS")); err == nil {
-			kills = n
-		}
 		drill := `apiVersion: etcdrill/v1
 kind: Drill
 name: killed
@@ -124,42 +194,98 @@ steps:
   - {break: crash, member: leader, as: crashed}
   - {do: wait, for: 1s}
 `
-		if err := os.WriteFile(filepath.Join(b.dir, "killed.yaml"), []byte(drill), 0o644); err != nil {
+		b.kills(t, drill, 20, 15*time.Second, func() (left []string) {
+			if b.driver == "docker" {
+				for _, kind := range []string{"container", "network", "volume"} {
+					args := []string{kind, "ls", "-q", "--filter", "name=etcdrill-killed-"}
+					if kind == "container" {
+						args = append(args, "-a")
+					}
+					out, err := exec.Command("docker", args...).CombinedOutput()
+					if err != nil {
+						t.Fatalf("docker %q: %v %s", args, err, out)
+					}
+					for id := range strings.Lines(string(out)) {
+						left = append(left, kind+" "+strings.TrimSpace(id))
+					}
+				}
+				return left
+			}
+			_, hosts := b.hosts(t)
+			for _, h := range hosts {
+				out, err := h.Run(inTime(t), lab.Cmd{Dir: "/", Argv: []string{"sh"}, Stdin: strings.NewReader(remains)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for what := range strings.Lines(string(out.Stdout)) {
+					left = append(left, h.Name()+": "+strings.TrimSpace(what))
+				}
+			}
+			return left
+		})
+	})
+}
+
+// remains lists what runs of the killed drill have on a host: files, claims of
+// ports, units, mounts, processes, rules in the kernel. It is no argument, so
+// that it does not find itself.
+const remains = `
+find /var/lib/etcdrill /etc/systemd/system -name '*killed-*' 2>/dev/null
+find /run/etcdrill-ports -lname '*killed-*' 2>/dev/null
+systemctl list-units --all --plain --no-legend '*killed-*'
+grep killed- /proc/mounts
+ps -eo args | grep '[k]illed-'
+nft list tables | grep killed-
+iptables -w -S | grep killed-
+:
+`
+
+// kills runs a drill that is called killed several times, kills each run at any
+// moment before most, and wants that gc leaves nothing and then finds nothing.
+// ETCDRILL_KILLS says how often instead, and ETCDRILL_SEED which moments. left
+// looks for what belongs to such a run, without asking etcdrill.
+func (b *backend) kills(t *testing.T, drill string, times int, most time.Duration, left func() []string) {
+	t.Helper()
+	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_KILLS")); err == nil {
+		times = n
+	}
+	seed := rand.Uint64()
+	if n, err := strconv.ParseUint(os.Getenv("ETCDRILL_SEED"), 10, 64); err == nil {
+		seed = n
+	}
+	moments := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("%d kills, ETCDRILL_SEED=%d", times, seed)
+	if err := os.WriteFile(filepath.Join(b.dir, "killed.yaml"), []byte(drill), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i := range times {
+		var said bytes.Buffer
+		cmd := b.command("run", "killed.yaml", "-q", "--seed", strconv.Itoa(i+1))
+		cmd.Stderr, cmd.Stdout = &said, &said
+		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for i := range kills {
-			var said bytes.Buffer
-			cmd := b.command("run", "killed.yaml", "-q")
-			cmd.Stderr, cmd.Stdout = &said, &said
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			after := rand.N(15 * time.Second)
-			time.Sleep(after) // the moment is the point of this test
-			cmd.Process.Kill()
-			cmd.Wait()
-			for n := range 2 { // the second time changes nothing
-				out, err := b.command("gc").CombinedOutput()
-				if err != nil || n > 0 && !strings.Contains(string(out), "nothing left behind") {
-					t.Fatalf("kill %d after %s: gc %d: %v\n%s\n%s", i, after, n+1, err, out, said.String())
-				}
-			}
-			labs, err := filepath.Glob(filepath.Join(b.dir, "home", b.driver, "*"))
-			if err != nil || len(labs) > 0 {
-				t.Fatalf("kill %d after %s: left after gc: %q, %v", i, after, labs, err)
-			}
-			if b.driver != "docker" {
-				continue
-			}
-			for _, kind := range []string{"container", "network", "volume"} {
-				args := []string{kind, "ls", "-q", "--filter", "name=etcdrill-killed-"}
-				if kind == "container" {
-					args = append(args, "-a")
-				}
-				if out, err := exec.Command("docker", args...).CombinedOutput(); err != nil || len(out) > 0 {
-					t.Fatalf("kill %d after %s: %s left: %s %v", i, after, kind, out, err)
-				}
+		after := time.Duration(moments.Int64N(int64(most)))
+		time.Sleep(after) // the moment is the point of this test
+		cmd.Process.Kill()
+		cmd.Wait()
+		for n := range 2 { // the second time changes nothing
+			out, err := b.command("gc").CombinedOutput()
+			if err != nil || n > 0 && !strings.Contains(string(out), "nothing left behind") {
+				t.Fatalf("kill %d after %s: gc %d: %v\n%s\n%s", i+1, after, n+1, err, out, said.String())
 			}
 		}
-	})
+		home := filepath.Join(b.dir, "home")
+		local := b.driver
+		if local == "local" {
+			local = "labs"
+		}
+		labs, err := filepath.Glob(filepath.Join(home, local, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if labs = append(labs, left()...); len(labs) > 0 {
+			t.Fatalf("kill %d after %s: left after gc: %q\n%s", i+1, after, labs, said.String())
+		}
+	}
 }

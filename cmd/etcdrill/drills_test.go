@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -92,25 +90,14 @@ func TestShippedDrills(t *testing.T) {
 }
 
 // A run that is killed at any moment leaves nothing that gc does not remove.
-// ETCDRILL_KILLS says how often it is tried.
 func TestKilledRunsLeaveNothing(t *testing.T) {
-	kills := 3
-	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_KILLS")); err == nil {
-		kills = n
-	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	home := filepath.Join(dir, "home")
-	command := func(args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(dir, "etcdrill"), args...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "ETCDRILL_HOME="+home)
-		return cmd
-	}
-	if err := os.Symlink(exe, filepath.Join(dir, "etcdrill")); err != nil {
+	b := &backend{driver: "local", dir: dir, binary: filepath.Join(dir, "etcdrill")}
+	if err := os.Symlink(exe, b.binary); err != nil {
 		t.Fatal(err)
 	}
 	drill := `apiVersion: etcdrill/v1
@@ -128,33 +115,7 @@ steps:
   - {break: cut, member: leader, as: cut}
   - {do: wait, for: 300ms}
 `
-	if err := os.WriteFile(filepath.Join(dir, "killed.yaml"), []byte(drill), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	for i := range kills {
-		var said bytes.Buffer
-		cmd := command("run", "killed.yaml", "-q")
-		cmd.Stderr, cmd.Stdout = &said, &said
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		after := rand.N(4 * time.Second)
-		time.Sleep(after) // the moment is the point of this test
-		cmd.Process.Kill()
-		cmd.Wait()
-		for n := range 2 { // the second time changes nothing
-			if out, err := command("gc").CombinedOutput(); err != nil {
-				t.Fatalf("kill %d after %s: gc %d: %v\n%s", i, after, n+1, err, out)
-			}
-		}
-		if left := labelled(t, home); len(left) > 0 {
-			t.Fatalf("kill %d after %s: left after gc: %q\n%s", i, after, left, said.String())
-		}
-		labs, err := filepath.Glob(filepath.Join(home, "labs", "*"))
-		if err != nil || len(labs) > 0 {
-			t.Fatalf("kill %d after %s: left after gc: %q, %v", i, after, labs, err)
-		}
-	}
+	b.kills(t, drill, 3, 4*time.Second, func() []string { return labelled(t, filepath.Join(dir, "home")) })
 }
 
 // labelled finds processes that belong to a lab below home.

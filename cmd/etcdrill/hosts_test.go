@@ -99,10 +99,10 @@ func (r *relay) carry(from net.Conn) {
 	io.Copy(from, far)
 }
 
-// theHosts are the machines of the tests' inventory.
-func theHosts(t *testing.T) (*ssh.Driver, []*ssh.Host) {
+// hosts are the machines of the tests' inventory.
+func (b *backend) hosts(t *testing.T) (*ssh.Driver, []*ssh.Host) {
 	t.Helper()
-	d := ssh.New(ssh.Options{Root: t.TempDir(), Inventory: os.Getenv("ETCDRILL_TEST_INVENTORY")})
+	d := ssh.New(ssh.Options{Root: t.TempDir(), Inventory: b.inventory})
 	t.Cleanup(func() { d.Close() })
 	hosts, err := d.Machines()
 	if err != nil {
@@ -113,7 +113,11 @@ func theHosts(t *testing.T) (*ssh.Driver, []*ssh.Host) {
 
 func inTime(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	patience := 3 * time.Minute
+	if slices.Contains(musts(), "vm") { // emulated, perhaps
+		patience = 10 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -126,17 +130,17 @@ title: To be broken
 cluster: {members: 3}
 load: {clients: 2, rate: 50/s, warmup: 100ms}
 steps:
-  - {break: crash, member: m1, as: dead}
-  - {do: wait, for: 3m}
+  - {break: crash, member: m1, as: dead, within: 3m}
+  - {do: wait, for: 10m}
 expect:
   - outage.dead < 1ms # a promise that cannot be kept, and is not to be the reason
 `
 
-// breaks runs that drill, calls now when its fault bites, and wants exit code 3
-// and words that say why. It returns the events of the run.
-func (b *backend) breaks(t *testing.T, now func(), says ...string) []lab.Event {
+// breaks runs such a drill, calls now when all its faults bite, and wants exit
+// code 3 and words that say why. It returns the events of the run.
+func (b *backend) breaks(t *testing.T, drill string, now func(), says ...string) []lab.Event {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(b.dir, "broken.yaml"), []byte(broken), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.dir, "broken.yaml"), []byte(drill), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var said bytes.Buffer
@@ -155,16 +159,21 @@ func (b *backend) breaks(t *testing.T, now func(), says ...string) []lab.Event {
 		all, _ := lab.ReadEvents(files[0])
 		return all
 	}
-	has := func(kind string) bool {
-		return slices.ContainsFunc(events(), func(e lab.Event) bool { return e.Kind == kind })
+	bite := func() (n int) {
+		for _, e := range events() {
+			if e.Kind == lab.EventBites {
+				n++
+			}
+		}
+		return n
 	}
-	err := lab.Until(inTime(t), "the fault to bite", func(context.Context) error {
+	err := lab.Until(inTime(t), "the faults to bite", func(context.Context) error {
 		select {
 		case err := <-ended:
 			t.Fatalf("it ended: %v\n%s", err, said.String())
 		default:
 		}
-		if !has(lab.EventBites) {
+		if bite() < strings.Count(drill, "break:") {
 			return errors.New("not yet")
 		}
 		return nil
@@ -186,7 +195,7 @@ func (b *backend) breaks(t *testing.T, now func(), says ...string) []lab.Event {
 		t.Errorf("%v, want exit code %d", err, exitError)
 	}
 	for _, s := range says {
-		if !strings.Contains(said.String(), s) {
+		if !strings.Contains(unfolded(said.String()), s) {
 			t.Errorf("it does not say %q:\n%s", s, said.String())
 		}
 	}
@@ -195,6 +204,9 @@ func (b *backend) breaks(t *testing.T, now func(), says ...string) []lab.Event {
 	}
 	return events()
 }
+
+// unfolded is what was said, however its lines were broken.
+func unfolded(said string) string { return strings.Join(strings.Fields(said), " ") }
 
 // swept wants that gc removes what is left, and then finds nothing.
 func (b *backend) swept(t *testing.T) {
@@ -207,43 +219,55 @@ func (b *backend) swept(t *testing.T) {
 	}
 }
 
+// login is where a host's ssh server listens.
+func login(h *ssh.Host) string {
+	l := h.Machine().Login
+	return net.JoinHostPort(l.Address, fmt.Sprint(l.Port))
+}
+
+// behindRelays puts a relay before each host, and returns them with what
+// known_hosts says. From then on the backend knows no other way.
+func (b *backend) behindRelays(t *testing.T, hosts []*ssh.Host) (relays []*relay, known string) {
+	t.Helper()
+	inventory := "hosts:\n"
+	for i, h := range hosts {
+		m := h.Machine()
+		r := newRelay(t, "tcp", login(h))
+		relays = append(relays, r)
+		for _, line := range strings.Split(readAll(t, m.Login.KnownHosts[0]), "\n") {
+			if who, key, ok := strings.Cut(line, " "); ok && who == knownhosts.Normalize(login(h)) {
+				known += knownhosts.Normalize(r.listen.Addr().String()) + " " + key + "\n"
+			}
+		}
+		inside := m.Internal
+		if inside == "" {
+			inside = m.Login.Address
+		}
+		_, port, _ := net.SplitHostPort(r.listen.Addr().String())
+		inventory += fmt.Sprintf("  - {name: here%d, address: 127.0.0.1, port: %s, internal: %s, user: %s, identity: %s, known-hosts: known}\n", i+1, port, inside, m.Login.User, m.Login.Identity[0])
+	}
+	for name, text := range map[string]string{"known": known, "hosts.yaml": inventory} {
+		if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.inventory = filepath.Join(b.dir, "hosts.yaml")
+	return relays, known
+}
+
 // N67: somebody else answers in a host's place in the middle of a drill.
 func TestHostKeyChangesElsewhere(t *testing.T) {
 	backends(t, func(t *testing.T, b *backend) {
 		b.only(t, "ssh")
-		_, hosts := theHosts(t)
+		_, hosts := b.hosts(t)
+		if slices.Contains(musts(), "vm") {
+			t.Skip("emulated machines are few: make test-ssh has a fourth")
+		}
 		if len(hosts) < 4 {
 			t.Fatal("expected four machines")
 		}
-		var relays []*relay
-		known, inventory := "", "hosts:\n"
-		addr := func(h *ssh.Host) string {
-			l := h.Machine().Login
-			return net.JoinHostPort(l.Address, fmt.Sprint(l.Port))
-		}
-		for i, h := range hosts[:3] {
-			m := h.Machine()
-			r := newRelay(t, "tcp", addr(h))
-			relays = append(relays, r)
-			for _, line := range strings.Split(readAll(t, m.Login.KnownHosts[0]), "\n") {
-				if who, key, ok := strings.Cut(line, " "); ok && who == knownhosts.Normalize(addr(h)) {
-					known += knownhosts.Normalize(r.listen.Addr().String()) + " " + key + "\n"
-				}
-			}
-			inside := m.Internal
-			if inside == "" {
-				inside = m.Login.Address
-			}
-			_, port, _ := net.SplitHostPort(r.listen.Addr().String())
-			inventory += fmt.Sprintf("  - {name: here%d, address: 127.0.0.1, port: %s, internal: %s, user: %s, identity: %s, known-hosts: known}\n", i+1, port, inside, m.Login.User, m.Login.Identity[0])
-		}
-		for name, text := range map[string]string{"known": known, "hosts.yaml": inventory} {
-			if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		b.inventory = filepath.Join(b.dir, "hosts.yaml")
-		events := b.breaks(t, func() { relays[1].leads("tcp", addr(hosts[3])) },
+		relays, known := b.behindRelays(t, hosts[:3])
+		events := b.breaks(t, broken, func() { relays[1].leads("tcp", login(hosts[3])) },
 			"m2 (here2)", "CHANGED", filepath.Join(b.dir, "known")+":2", "ssh-keygen -f "+filepath.Join(b.dir, "known"))
 		if !slices.ContainsFunc(events, func(e lab.Event) bool { return e.Kind == lab.EventGone && e.Fault == "dead" }) {
 			t.Error("the member on the first host was not brought back")
@@ -255,7 +279,7 @@ func TestHostKeyChangesElsewhere(t *testing.T) {
 		if out, err := b.command("gc").CombinedOutput(); err == nil || !strings.Contains(string(out), "CHANGED") {
 			t.Errorf("gc: %v\n%s", err, out)
 		}
-		relays[1].leads("tcp", addr(hosts[1]))
+		relays[1].leads("tcp", login(hosts[1]))
 		b.swept(t)
 	})
 }
@@ -269,11 +293,75 @@ func readAll(t *testing.T, file string) string {
 	return string(text)
 }
 
+// Hosts that hear nothing more of etcdrill, which lives, undo what was done to
+// them and end their members; and when it can reach them again, that is said.
+func TestNetworkGoneElsewhere(t *testing.T) {
+	backends(t, func(t *testing.T, b *backend) {
+		b.only(t, "ssh")
+		_, hosts := b.hosts(t)
+		hosts = hosts[:3]
+		relays, _ := b.behindRelays(t, hosts)
+		drill := strings.Replace(broken, "steps:\n", "steps:\n  - {break: cut, member: m2, as: cut, within: 3m}\n  - {break: pause, member: m3, as: paused, within: 3m}\n", 1)
+		clocks := make([]time.Duration, len(hosts))
+		if slices.Contains(musts(), "vm") {
+			drill = strings.Replace(drill, "members: 3", "members: 3, heartbeat: 500ms, election: 5s", 1)
+			drill = strings.Replace(drill, "steps:\n", "steps:\n  - {break: clock-step, member: all, by: 2h, as: late, within: 5m}\n", 1)
+		}
+		ahead := func(h *ssh.Host) time.Duration {
+			off, _, err := lab.Clock(inTime(t), h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return off
+		}
+		for i, h := range hosts {
+			clocks[i] = ahead(h)
+		}
+		rules := func(h *ssh.Host) string {
+			out, err := h.Run(inTime(t), lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", "nft list tables; iptables -w -S"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(out.Stdout)
+		}
+		b.breaks(t, drill, func() {
+			if !strings.Contains(rules(hosts[1]), "etcdrill-") {
+				t.Logf("links are not cut by the kernel of %s", hosts[1].Name())
+			}
+			for _, r := range relays {
+				r.leads()
+			}
+			for i, h := range hosts {
+				err := lab.Until(inTime(t), h.Name()+" to undo it all", func(ctx context.Context) error {
+					if r := rules(h); strings.Contains(r, "etcdrill-") {
+						return errors.New(r)
+					}
+					if off := ahead(h) - clocks[i]; off.Abs() > 5*time.Second {
+						return fmt.Errorf("its clock is off by %s", off)
+					}
+					out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", "systemctl list-units --plain --no-legend --state=active 'etcdrill-broken-*-etcd.service'"}})
+					if err == nil && len(out.Stdout) > 0 {
+						err = fmt.Errorf("a member runs: %s", out.Stdout)
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			for i, r := range relays {
+				r.leads("tcp", login(hosts[i]))
+			}
+		}, "had not heard of etcdrill for")
+		b.swept(t)
+	})
+}
+
 // A host without room for the binary is named, and nothing stays on the others.
 func TestNoRoomElsewhere(t *testing.T) {
 	backends(t, func(t *testing.T, b *backend) {
 		b.only(t, "ssh")
-		_, hosts := theHosts(t)
+		_, hosts := b.hosts(t)
 		full := hosts[1]
 		mount := lab.Cmd{Dir: "/", Argv: []string{"sh", "-c", "mkdir -p -m 0700 /var/lib/etcdrill && mount -t tmpfs -o size=8m full /var/lib/etcdrill"}}
 		if _, err := full.Run(inTime(t), mount); err != nil {
@@ -285,7 +373,7 @@ func TestNoRoomElsewhere(t *testing.T) {
 			t.Errorf("%v, want exit code %d", err, exitError)
 		}
 		for _, s := range []string{"m2 (" + full.Name() + ")", "No space left on device"} {
-			if !strings.Contains(string(out), s) {
+			if !strings.Contains(unfolded(string(out)), s) {
 				t.Errorf("it does not say %q:\n%s", s, out)
 			}
 		}
@@ -331,7 +419,7 @@ func TestEngineGoesAwayElsewhere(t *testing.T) {
 		}
 		r := newRelay(t, network, addr)
 		t.Setenv("DOCKER_HOST", "tcp://"+r.listen.Addr().String())
-		b.breaks(t, func() { r.leads() }, "the container engine at tcp://"+r.listen.Addr().String()+" went away")
+		b.breaks(t, broken, func() { r.leads() }, "the container engine at tcp://"+r.listen.Addr().String()+" went away")
 		if out, err := b.command("gc").CombinedOutput(); err == nil || !strings.Contains(string(out), "DOCKER_HOST") {
 			t.Errorf("gc without an engine: %v\n%s", err, out)
 		}
@@ -349,7 +437,7 @@ func TestEngineGoesAwayElsewhere(t *testing.T) {
 func TestClockWhenKilledElsewhere(t *testing.T) {
 	backends(t, func(t *testing.T, b *backend) {
 		b.only(t, "ssh")
-		d, hosts := theHosts(t)
+		d, hosts := b.hosts(t)
 		if why := d.Caps(inTime(t))[lab.CapClock]; why != "" {
 			t.Skip(why)
 		}
@@ -369,8 +457,8 @@ name: stepped
 title: To be killed
 cluster: {members: 1}
 steps:
-  - {break: clock-step, member: m1, by: 2h}
-  - {do: wait, for: 3m}
+  - {break: clock-step, member: m1, by: 2h, within: 3m}
+  - {do: wait, for: 10m}
 `
 		if err := os.WriteFile(filepath.Join(b.dir, "stepped.yaml"), []byte(drill), 0o644); err != nil {
 			t.Fatal(err)

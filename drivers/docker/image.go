@@ -53,9 +53,6 @@ const registryPatience = 10 * time.Second
 
 // image returns the name of the image for hosts. It makes what is not there.
 func (d *Driver) image(ctx context.Context) (string, error) {
-	if err := os.MkdirAll(filepath.Join(d.root, Name), 0o700); err != nil {
-		return "", err
-	}
 	version, err := d.engine.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
 		return "", err
@@ -76,7 +73,11 @@ func (d *Driver) image(ctx context.Context) (string, error) {
 	if there, err := d.hasImage(ctx, name); there || err != nil {
 		return name, err
 	}
-	free, err := lock(ctx, filepath.Join(d.root, Name, ".image"), "another process that makes the node image")
+	one, err := d.imageLock(ctx)
+	if err != nil {
+		return "", err
+	}
+	free, err := lock(ctx, one, "another process that makes the node image")
 	if err != nil {
 		return "", err
 	}
@@ -97,6 +98,23 @@ func (d *Driver) image(ctx context.Context) (string, error) {
 	d.forget(ctx, partBinary, recentBinaries)
 	d.forget(ctx, partNode, recentNodes)
 	return name, nil
+}
+
+// imageLock is the file whose lock is for who makes images in the engine. It is
+// the same for all labs of this user, wherever they keep their local side, and
+// another one for another engine.
+func (d *Driver) imageLock(ctx context.Context) (string, error) {
+	engine, err := d.engine.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return "", err
+	}
+	dir := d.root
+	if cache, err := os.UserCacheDir(); err == nil {
+		dir = filepath.Join(cache, "etcdrill")
+	}
+	// An engine's id is anything that it likes.
+	sum := sha256.Sum256([]byte(engine.Info.ID))
+	return filepath.Join(dir, "engine-"+hex.EncodeToString(sum[:6])+".lock"), os.MkdirAll(dir, 0o700)
 }
 
 // imaginable tells why there cannot be an image for hosts, nil when there is

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -104,6 +105,7 @@ func TestNoImage(t *testing.T) {
 	mux.HandleFunc("/v1.41/version", func(w http.ResponseWriter, _ *http.Request) {
 		w.Write([]byte(`{"Arch":"` + runtime.GOARCH + `","Os":"linux"}`))
 	})
+	mux.HandleFunc("/v1.41/info", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"ID":"an engine"}`)) })
 	mux.HandleFunc("/v1.41/distribution/", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, `{"message":"lookup registry: no such host"}`, http.StatusInternalServerError)
 	})
@@ -121,6 +123,7 @@ func TestNoImage(t *testing.T) {
 	defer engine.Close()
 	t.Setenv("DOCKER_HOST", "tcp://"+engine.Listener.Addr().String())
 	t.Setenv("PATH", t.TempDir()) // no mmdebstrap
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	root := t.TempDir()
 	d := New(Options{Root: root})
 	if why := d.Caps(limit(t))[lab.CapUnits]; !strings.Contains(why, "debian:") || !strings.Contains(why, "mmdebstrap") {
@@ -138,6 +141,33 @@ func TestNoImage(t *testing.T) {
 	}
 	if l, err := d.Left(limit(t)); err != nil || len(l) != 0 {
 		t.Errorf("left: %v, %v", l, err)
+	}
+}
+
+// Who makes images in one engine is one, wherever its labs lie.
+func TestImageLock(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	path := func(id string) string {
+		t.Helper()
+		engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Api-Version", "1.41")
+			fmt.Fprintf(w, `{"ID":%q}`, id)
+		}))
+		defer engine.Close()
+		t.Setenv("DOCKER_HOST", "tcp://"+engine.Listener.Addr().String())
+		path, err := New(Options{Root: t.TempDir()}).imageLock(limit(t))
+		must(t, err)
+		free, err := lock(limit(t), path, "nobody")
+		must(t, err)
+		free()
+		return path
+	}
+	one := path("one/../engine")
+	if again := path("one/../engine"); again != one {
+		t.Errorf("one engine, two locks: %s and %s", one, again)
+	}
+	if other := path("another"); other == one {
+		t.Errorf("two engines, one lock: %s", one)
 	}
 }
 

@@ -40,6 +40,9 @@ func TestKernel(t *testing.T) {
 			unshare = []string{"unshare", "-rn"}
 		}
 		if out, err := exec.Command(unshare[0], append(unshare[1:], "sh", "-c", "ip link set lo up && nft list tables && iptables -w -S")...).CombinedOutput(); err != nil {
+			if slices.Contains(strings.Split(os.Getenv("ETCDRILL_MUST"), ","), "vm") {
+				t.Fatalf("no network to try it in: %v: %s", err, out)
+			}
 			t.Skipf("no network to try it in: %v: %s", err, out)
 		}
 		cmd := exec.Command(unshare[0], append(unshare[1:], os.Args[0], "-test.run=^TestKernel$", "-test.v")...)
@@ -440,6 +443,9 @@ func testNetem(t *testing.T) {
 	m, why, err := Choose(limit(t), Auto, hosts, func(context.Context, lab.Host) (bool, error) { return true, nil })
 	must(t, err)
 	if !m.Netem {
+		if slices.Contains(strings.Split(os.Getenv("ETCDRILL_MUST"), ","), "vm") {
+			t.Fatal(why)
+		}
 		t.Skip(why)
 	}
 	n := &try{newKernel(t, m)}

@@ -60,6 +60,10 @@ const (
 	alive   = 2 * time.Second
 )
 
+// agentPatience is how long an agent may take to answer: it gives the kernel of
+// its host a minute, and an emulated host takes it.
+const agentPatience = 90 * time.Second
+
 // validity of a lab's certificates: no lab lives that long.
 const validity = 365 * 24 * time.Hour
 
@@ -201,7 +205,7 @@ func Down(ctx context.Context, h lab.Host, id string) error {
 // removal of two units and a directory.
 const removal = `
 systemctl kill -s KILL "$1" "$2" 2>/dev/null
-systemctl disable "$2" 2>/dev/null
+systemctl disable --no-reload "$2" 2>/dev/null
 systemctl stop "$1" "$2" 2>/dev/null
 rm -f "` + unitDir + `/$1" "` + unitDir + `/$2"
 systemctl daemon-reload
@@ -348,11 +352,11 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 			return err
 		}
 	}
-	script := `cd "$1" && shift && unit=$1 && shift && for t in "$@"; do ln -f etcdrill "$t" || exit; done && systemctl daemon-reload && systemctl enable -q "$unit" && systemctl start "$unit"`
+	script := `cd "$1" && shift && unit=$1 && shift && for t in "$@"; do ln -f etcdrill "$t" || exit; done && systemctl enable -q --no-reload "$unit" && systemctl daemon-reload && systemctl start "$unit"`
 	if _, err := h.Run(ctx, lab.Cmd{Argv: append([]string{"sh", "-c", script, "sh", s.bin(), agent}, links...)}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, agentPatience)
 	defer cancel()
 	err = lab.Until(ctx, "the agent on "+s.Name, func(ctx context.Context) error {
 		return l.agents[s.Name].Do(ctx, control.WordAlive, control.Ask{}, nil)

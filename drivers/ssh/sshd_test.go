@@ -31,7 +31,7 @@ func newSSHD(t testing.TB) Login {
 	}
 	d, err := sshtest.OpenSSH(t.TempDir())
 	if err != nil {
-		lacking(t, "sshd", err.Error())
+		lacking(t, Name, err.Error())
 	}
 	t.Cleanup(func() { d.Close() })
 	return Login{Address: "127.0.0.1", Port: d.Port, User: d.User, Identity: []string{d.Identity}, Agent: "none", KnownHosts: []string{d.KnownHosts}}

@@ -126,14 +126,8 @@ func (f *ClockStep) Inject(ctx context.Context, e *lab.Env) error {
 			return err
 		}
 		was := clock{Offset: before}
-		for _, unit := range synchronisers {
-			_, err := m.Host.Run(ctx, lab.Cmd{Dir: "/", Argv: []string{"systemctl", "is-active", "--quiet", unit}})
-			var exit *lab.ExitError
-			if err == nil {
-				was.Units = append(was.Units, unit)
-			} else if !errors.As(err, &exit) {
-				return err
-			}
+		if was.Units, err = synchronising(ctx, m.Host); err != nil {
+			return err
 		}
 		data, err := json.Marshal(was)
 		if err != nil {
@@ -155,6 +149,25 @@ func (f *ClockStep) Inject(ctx context.Context, e *lab.Env) error {
 		}
 	}
 	return nil
+}
+
+// synchronising returns the services that correct a host's clock now.
+func synchronising(ctx context.Context, h lab.Host) ([]string, error) {
+	out, err := h.Run(ctx, lab.Cmd{Dir: "/", Argv: append([]string{"systemctl", "is-active"}, synchronisers...)})
+	if exit := (*lab.ExitError)(nil); err != nil && !errors.As(err, &exit) { // it exits with 3 when none runs
+		return nil, err
+	}
+	states := strings.Fields(string(out.Stdout))
+	if len(states) != len(synchronisers) {
+		return nil, fmt.Errorf("%s: systemctl is-active: expected the states of %d services, got %q", h.Name(), len(synchronisers), states)
+	}
+	var units []string
+	for i, state := range states {
+		if state == "active" {
+			units = append(units, synchronisers[i])
+		}
+	}
+	return units, nil
 }
 
 // tolerance of a proof: more than a slow answer and a clock that is being

@@ -49,7 +49,11 @@ echo "$1" >>"$dir/dates"
 
 const systemctl = `#!/bin/sh
 echo "$@" >>"${0%/*}/units"
-[ "$1" != is-active ] || [ "$3" = chrony.service ] || exit 3
+[ "$1" = is-active ] || exit 0
+shift
+for unit; do
+	case $unit in chrony.service) echo active ;; *) echo inactive ;; esac
+done
 `
 
 func newClocked(t *testing.T) clocked {

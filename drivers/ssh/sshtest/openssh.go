@@ -25,8 +25,13 @@ type Daemon struct {
 	Identity   string // file with the private key that is let in
 	KnownHosts string // file
 
-	cmd *exec.Cmd
+	cmd  *exec.Cmd
+	jail string // when it was made for this one
 }
+
+// jail is where OpenSSH on Debian locks up the half that talks to strangers. It
+// is empty, and made when the service starts.
+const jail = "/run/sshd"
 
 // OpenSSH starts one, whose files are in dir, which exists. The error matches
 // exec.ErrNotFound where this machine has no sshd.
@@ -69,11 +74,16 @@ func OpenSSH(dir string) (*Daemon, error) {
 			return nil, err
 		}
 	}
+	// Where no sshd was started yet, root's has no place to lock its other half
+	// into.
+	if os.Geteuid() == 0 && os.Mkdir(jail, 0o755) == nil {
+		d.jail = jail
+	}
 	said := &text{}
 	d.cmd = exec.Command(sshd, "-D", "-e", "-f", config)
 	d.cmd.Stderr = said
 	if err := d.cmd.Start(); err != nil {
-		return nil, err
+		return nil, errors.Join(err, d.unjail())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -97,9 +107,17 @@ func (d *Daemon) Close() error {
 	err := d.cmd.Process.Kill()
 	d.cmd.Wait()
 	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	return errors.Join(err, d.unjail())
+}
+
+// unjail removes the jail that was made.
+func (d *Daemon) unjail() error {
+	if d.jail == "" {
 		return nil
 	}
-	return err
+	return os.Remove(d.jail)
 }
 
 // text is written and read by different goroutines.
