@@ -225,3 +225,28 @@ func clipped(lines []string, max int) string {
 	}
 	return strings.Join(lines, "; ")
 }
+
+// Compare is Diff of the lab as it stands with a state, but for what going back
+// to one changes by design: ids, the token, and with it who is configured to
+// begin. A lab that serves no data that can be read is an error.
+func Compare(ctx context.Context, e *lab.Env, store Store, ref string) (Difference, error) {
+	a, keys, err := store.open(ctx, e, snapshot.Live)
+	if err != nil {
+		return Difference{}, err
+	}
+	b, then, err := store.open(ctx, e, ref)
+	if err != nil {
+		return Difference{}, err
+	}
+	if keys == nil || then == nil {
+		return Difference{}, fmt.Errorf("state %s and the lab cannot be compared: one of them has no data that can be read", ref)
+	}
+	d := Difference{Keys: snapshot.Diff(keys, then)}
+	for _, name := range union(a.Seats, b.Seats) {
+		if x, y := a.Host(name), b.Host(name); x != nil && y != nil && x.Role != y.Role {
+			d.Topology = append(d.Topology, fmt.Sprintf("~ %s: %s → %s", name, or(x.Role, "no member"), or(y.Role, "no member")))
+		}
+	}
+	d.Configuration, err = store.configuration(a, b, true)
+	return d, err
+}

@@ -259,12 +259,17 @@ func (s Store) addAs(name string, st *State) error {
 	if err != nil {
 		return err
 	}
+	return s.addBytes(name, append(data, '\n'))
+}
+
+// addBytes is addAs of a manifest as it is.
+func (s Store) addBytes(name string, manifest []byte) error {
 	f, err := snapshot.Temp(s.Dir)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(manifest)
 	if err := errors.Join(err, f.Sync(), f.Close(), os.Chmod(f.Name(), 0o400)); err != nil {
 		return err
 	}
@@ -401,6 +406,9 @@ func (s Store) agrees(name string, st *State, h *Host) error {
 		return &lab.Failure{What: "state " + name + ": part of host " + h.Name, Want: "a member that the data lists", Got: h.Member + ": it is of another state, and parts do not mix"}
 	}
 	for _, f := range h.Files {
+		if f.Kind != PKI && f.Blob != f.SHA256 {
+			return &lab.Failure{What: "state " + name + ": " + f.Path + " of host " + h.Name, Want: "kept as it was, with SHA-256 " + f.SHA256, Got: or(f.Blob, "nothing")}
+		}
 		if f.Kind != Config {
 			continue
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/operation"
 	"github.com/etcdrill/etcdrill/lab/recovery"
+	"github.com/etcdrill/etcdrill/lab/snapshot"
 	"github.com/etcdrill/etcdrill/lab/vault"
 )
 
@@ -301,5 +302,220 @@ func TestThereAndBack(t *testing.T) {
 	}
 }
 
-var _ = age.ParseRecipients
-var _ = filepath.Join
+// keys makes an age identity file, and its public key.
+func keys(t *testing.T) (file, public string) {
+	t.Helper()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(t.TempDir(), "key.txt")
+	if err := os.WriteFile(file, []byte(id.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file, id.Recipient().String()
+}
+
+// What is kept of a lab, and who can read it.
+func TestStore(t *testing.T) {
+	t.Parallel()
+	b := up(t, 1, 1)
+	ctx := t.Context()
+	store := vault.OpenStore(b.Cluster, "")
+	mine, public := keys(t)
+	b.put("kept", "1")
+
+	for _, s := range []*vault.Save{{Label: "Up"}, {Label: "latest"}, {Label: "before-all"}, {Recipients: []string{"me"}}} {
+		if s.Valid() == nil {
+			t.Errorf("taken: %+v", s)
+		}
+	}
+	plain, st := b.save("twin")
+	for _, h := range st.Hosts {
+		for _, f := range h.Files {
+			if f.Kind == vault.PKI && f.Blob != "" {
+				t.Errorf("%s is kept, and nobody was named who can read it", f.Path)
+			}
+		}
+	}
+	b.put("kept", "2")
+	sealed, st, err := (&vault.Save{Label: "twin", NoTrial: true, Recipients: []string{public}}).Do(ctx, b.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range st.Hosts {
+		for _, f := range h.Files {
+			if (f.Kind == vault.PKI) != f.Sealed() || f.Blob == "" {
+				t.Errorf("%s: %+v", h.Name, f)
+			}
+		}
+	}
+	err = filepath.WalkDir(store.Dir, func(file string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: %s, %v", file, info.Mode(), err)
+		}
+		if d.Type().IsRegular() {
+			data, err := os.ReadFile(file)
+			if err != nil || strings.Contains(string(data), "PRIVATE KEY") {
+				t.Errorf("%s holds a private key, %v", file, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	// Names: whole ones only.
+	for ref, want := range map[string]string{"twin": "candidates: " + plain + ", " + sealed, plain[:10]: "candidates: ", plain + "-": "2 others", "": "2 others"} {
+		_, err := store.Find(ref)
+		b.refused(err, want)
+	}
+	if e, err := store.Find("latest"); err != nil || e.Name != sealed {
+		t.Errorf("latest is %s, %v", e.Name, err)
+	}
+	_, err = vault.OpenStore(b.Cluster, t.TempDir()).Find("latest")
+	b.refused(err, "an empty store")
+
+	// Parts that are not those of the state.
+	spoil := func(name string, change func(st *vault.State)) error {
+		t.Helper()
+		e, err := store.Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(e.State)
+		return store.Sound(e)
+	}
+	other, err := store.Find(plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.refused(spoil(sealed, func(st *vault.State) { st.Hosts[0] = other.State.Hosts[0] }), "parts do not mix")
+	b.refused(spoil(sealed, func(st *vault.State) { st.Hosts[1] = other.State.Hosts[1] }), "parts do not mix")
+	b.refused(spoil(sealed, func(st *vault.State) { st.Data = other.State.Data }), "want of epoch")
+	b.refused(spoil(sealed, func(st *vault.State) { st.Hosts = st.Hosts[:1] }), "part of host m2: want there")
+	b.refused(spoil(sealed, func(st *vault.State) { st.Hosts[0].Member = "42" }), "state "+sealed)
+	b.refused(spoil(sealed, func(st *vault.State) { st.Hosts[0].Files[0].Blob = st.Hosts[0].Files[1].Blob }), "state "+sealed)
+	if err := spoil(sealed, func(*vault.State) {}); err != nil {
+		t.Error(err)
+	}
+
+	// A lost directory, lost certificates: by the vault alone.
+	if err := b.restore(&vault.Restore{State: plain, Identity: mine}, operation.Options{}); err == nil {
+		t.Error("certificates of which only checksums were kept were put back")
+	} else {
+		b.refused(err, "by its checksum alone")
+	}
+	m1 := b.Seats[0]
+	if err := m1.Proc.Signal(ctx, "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m1.Host.Run(ctx, lab.Cmd{Argv: []string{"rm", "-rf", m1.DataDir, m1.Config, m1.PKI}}); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(b.restore(&vault.Restore{State: sealed}, operation.Options{}), "the state has its checksum alone")
+	if err := b.restore(&vault.Restore{State: sealed, Identity: mine}, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	b.has("kept", "2")
+
+	// What goes and what stays.
+	var auto *lab.Failure
+	if err := vault.Ahead("restore")(ctx, b.Env); err != nil || errors.As(err, &auto) {
+		t.Fatal(err)
+	}
+	b.put("kept", "3")
+	newest, _ := b.save("newest")
+	blobs := func() int {
+		all, err := os.ReadDir(filepath.Join(store.Dir, "blobs"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	had := blobs()
+	_, gone, err := (&vault.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(b.Cluster, true)
+	if err != nil || len(gone) != 2 || blobs() != had {
+		t.Fatalf("%v %v", gone, err)
+	}
+	if _, _, err := (&vault.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(b.Cluster, false); err != nil {
+		t.Fatal(err)
+	}
+	all, err := store.List()
+	if err != nil || len(all) != 2 || all[0].State.Before != "restore" || all[1].Name != newest || blobs() >= had {
+		t.Errorf("after pruning: %v %v, %d of %d blobs", all, err, blobs(), had)
+	}
+	for _, e := range all {
+		if err := store.Sound(e); err != nil {
+			t.Error(err)
+		}
+	}
+	// The newest is rotten: the last one that is sound stays too.
+	if err := damage(store.Blob(all[1].State.Data.SHA256)); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(store.Sound(all[1]), "it is damaged")
+	_, gone, err = (&vault.Prune{Retention: snapshot.Retention{Keep: 1}, Automatic: true}).Do(b.Cluster, false)
+	if err != nil || len(gone) > 0 {
+		t.Errorf("gone: %v %v", gone, err)
+	}
+}
+
+// damage flips a bit in the middle of a file.
+func damage(file string) error {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	data[len(data)/2] ^= 1
+	if err := os.Chmod(file, 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(file, data, 0o600)
+}
+
+// A cluster without quorum is saved as it is, and gone back to.
+func TestBroken(t *testing.T) {
+	t.Parallel()
+	b := up(t, 3, 0)
+	ctx := t.Context()
+	b.put("kept", "1")
+	for _, m := range b.Seats {
+		if err := m.Proc.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Seats[1].Host.Run(ctx, lab.Cmd{Argv: []string{"rm", "-rf", b.Seats[1].DataDir}}); err != nil {
+		t.Fatal(err)
+	}
+	name, st := b.save("")
+	if st.Served || !st.Salvaged || st.Hosts[0].Dir == nil || st.Hosts[1].Dir != nil || st.Hosts[2].Dir == nil || len(st.Members(vault.Voter)) != 3 ||
+		!strings.Contains(strings.Join(st.Missing, "\n"), "data of m2: there is none") {
+		t.Errorf("state:\n%s", st)
+	}
+	entry, err := vault.OpenStore(b.Cluster, "").Find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vault.OpenStore(b.Cluster, "").Sound(entry); err != nil {
+		t.Error(err)
+	}
+	for _, m := range b.Seats {
+		out, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"sh", "-c", `ls -d "$1"/*salvage* "$1"/.snap* 2>/dev/null || :`, "sh", m.Host.Dir()}})
+		if err != nil || len(out.Stdout) > 0 {
+			t.Errorf("left on %s: %s, %v", m.Name, out.Stdout, err)
+		}
+	}
+	if err := b.restore(&vault.Restore{State: name}, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, members := b.cluster(); members != "m1 m2 m3" {
+		t.Errorf("members %s", members)
+	}
+	b.has("kept", "1")
+}
