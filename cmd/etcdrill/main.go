@@ -115,7 +115,7 @@ Start with:  etcdrill run leader-kill`,
 		c.GroupID = "drill"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.up(), a.down(), a.status(), a.exec(), a.logs(), a.env(), a.do(), a.brk(), a.check(), a.heal(), a.snapshot()} {
+	for _, c := range []*cobra.Command{a.up(), a.down(), a.status(), a.exec(), a.logs(), a.env(), a.do(), a.brk(), a.check(), a.heal(), a.snapshot(), a.state()} {
 		c.GroupID = "lab"
 		root.AddCommand(c)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"text/tabwriter"
@@ -15,6 +16,7 @@ import (
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/operation"
 	"github.com/etcdrill/etcdrill/lab/recovery"
+	"github.com/etcdrill/etcdrill/lab/vault"
 )
 
 // The commands that change a lab that stays by an operation: one that is
@@ -30,6 +32,11 @@ func (a *app) operate(use, name string, op interface {
 	labName := labFlag(cmd)
 	dry := cmd.Flags().Bool("dry-run", false, "show every step, with the commands it amounts to, and do nothing")
 	brk := cmd.Flags().Bool("break-quorum", false, "although a step is predicted to lose the quorum")
+	noState := true
+	if slices.Contains(destructive, name) {
+		noState = false
+		noStateFlag(cmd, &noState)
+	}
 	fieldFlags(cmd, op)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, f := range lab.Fields(op) {
@@ -44,7 +51,7 @@ func (a *app) operate(use, name string, op interface {
 		}
 		return a.onLab(cmd.Context(), *labName, use, func(ctx context.Context, e *lab.Env) error {
 			if !*dry {
-				return operation.Run(ctx, e, name, op, a.operating(*brk))
+				return operation.Run(ctx, e, name, op, a.operating(*brk, ahead(name, noState)))
 			}
 			if err := op.Decide(ctx, e); err != nil {
 				return err
@@ -61,8 +68,8 @@ func (a *app) operate(use, name string, op interface {
 
 // operating are the options of an operation that a command performs. ETCDRILL_DIE_AFTER is for
 // tests: see TestOperationsSurviveKills.
-func (a *app) operating(breakQuorum bool) operation.Options {
-	o := operation.Options{BreakQuorum: breakQuorum}
+func (a *app) operating(breakQuorum bool, ahead func(context.Context, *lab.Env) error) operation.Options {
+	o := operation.Options{BreakQuorum: breakQuorum, Ahead: ahead}
 	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_DIE_AFTER")); err == nil {
 		o.Written = func(records int) error {
 			if records >= n {
@@ -98,6 +105,10 @@ func (a *app) onLab(ctx context.Context, name, what string, do func(context.Cont
 	return &exit{exitError, fmt.Sprintf("error: %s: %s", what, err)}
 }
 
+func noStateFlag(cmd *cobra.Command, no *bool) {
+	cmd.Flags().BoolVar(no, "no-state", false, "save no state before it, to which one could go back")
+}
+
 func (a *app) restore() *cobra.Command { return a.operate("restore", "restore", &recovery.Restore{}) }
 
 // way makes a command that performs operations without arguments of their own.
@@ -105,24 +116,31 @@ func (a *app) way(use, short string, do func(context.Context, *lab.Env, operatio
 	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs}
 	labName := labFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.onLab(cmd.Context(), *labName, use, func(ctx context.Context, e *lab.Env) error { return do(ctx, e, a.operating(false)) })
+		return a.onLab(cmd.Context(), *labName, use, func(ctx context.Context, e *lab.Env) error { return do(ctx, e, a.operating(false, nil)) })
 	}
 	return cmd
 }
 
 func (a *app) recoverQuorum() *cobra.Command {
-	return a.way("recover-quorum", "bring a cluster without quorum back, with the least loss there is: a majority of the original data, else the best survivor", recovery.RecoverQuorum)
+	var noState bool
+	cmd := a.way("recover-quorum", "bring a cluster without quorum back, with the least loss there is: a majority of the original data, else the best survivor",
+		func(ctx context.Context, e *lab.Env, o operation.Options) error {
+			o.Ahead = ahead("recover-quorum", noState)
+			return recovery.RecoverQuorum(ctx, e, o)
+		})
+	noStateFlag(cmd, &noState)
+	return cmd
 }
 
 func (a *app) resume() *cobra.Command {
 	return a.way("resume", "go on with the operation that did not end", func(ctx context.Context, e *lab.Env, o operation.Options) error {
-		return operation.Resume(ctx, e, recovery.Kinds, o)
+		return operation.Resume(ctx, e, vault.Kinds, o)
 	})
 }
 
 func (a *app) rollback() *cobra.Command {
 	return a.way("rollback", "undo the operation that did not end", func(ctx context.Context, e *lab.Env, o operation.Options) error {
-		return operation.Rollback(ctx, e, recovery.Kinds, o)
+		return operation.Rollback(ctx, e, vault.Kinds, o)
 	})
 }
 

@@ -146,10 +146,10 @@ func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 const identityDoc = "file with age secret keys, for snapshots that are encrypted"
 
 // storeCommand is a command that needs a lab only for where its store is.
-func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run func(c *lab.Cluster, s snapshot.Store, args []string) error) *cobra.Command {
+func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run func(c *lab.Cluster, dir string, args []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: args}
 	name := labFlag(cmd)
-	dir := cmd.Flags().String("store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	dir := cmd.Flags().String("store", "", "directory of the store on this machine; absent: the lab's own")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c := &lab.Cluster{}
 		if *dir == "" {
@@ -158,9 +158,15 @@ func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run fun
 				return err
 			}
 		}
-		return run(c, snapshot.OpenStore(c, *dir), args)
+		return run(c, *dir, args)
 	}
 	return cmd
+}
+
+func (a *app) snapshotStore(use, short string, args cobra.PositionalArgs, run func(s snapshot.Store, args []string) error) *cobra.Command {
+	return a.storeCommand(use, short, args, func(c *lab.Cluster, dir string, args []string) error {
+		return run(snapshot.OpenStore(c, dir), args)
+	})
 }
 
 // stored is an entry of a store as JSON.
@@ -172,7 +178,7 @@ type stored struct {
 }
 
 func (a *app) snapshotList() *cobra.Command {
-	return a.storeCommand("list", "list the snapshots of a store, without looking into them", cobra.NoArgs, func(_ *lab.Cluster, s snapshot.Store, _ []string) error {
+	return a.snapshotStore("list", "list the snapshots of a store, without looking into them", cobra.NoArgs, func(s snapshot.Store, _ []string) error {
 		all, err := s.List()
 		if err != nil {
 			return err
@@ -209,7 +215,7 @@ func (a *app) snapshotList() *cobra.Command {
 }
 
 func (a *app) snapshotShow() *cobra.Command {
-	return a.storeCommand("show NAME", "print what is known about a snapshot", cobra.ExactArgs(1), func(_ *lab.Cluster, s snapshot.Store, args []string) error {
+	return a.snapshotStore("show NAME", "print what is known about a snapshot", cobra.ExactArgs(1), func(s snapshot.Store, args []string) error {
 		e, err := s.Find(args[0])
 		if err == nil {
 			err = e.Problem
@@ -266,11 +272,24 @@ func (a *app) snapshotDiff() *cobra.Command {
 
 func (a *app) snapshotPrune() *cobra.Command {
 	p := &snapshot.Prune{}
-	cmd := &cobra.Command{
-		Use:   "prune",
-		Short: "delete old snapshots of a store, but never the last sound one, and print what goes",
-		Args:  cobra.NoArgs,
+	return a.pruning("delete old snapshots of a store, but never the last sound one, and print what goes", p,
+		func() string { return p.Store }, func(c *lab.Cluster, dry bool) (stay, gone []string, err error) {
+			s, g, err := p.Do(c, dry)
+			return snapshotNames(s), snapshotNames(g), err
+		})
+}
+
+func snapshotNames(entries []snapshot.Entry) []string {
+	out := []string{}
+	for _, e := range entries {
+		out = append(out, e.Name)
 	}
+	return out
+}
+
+// pruning makes the command that lets old things of a store go.
+func (a *app) pruning(short string, p interface{ Valid() error }, store func() string, do func(c *lab.Cluster, dry bool) (stay, gone []string, err error)) *cobra.Command {
+	cmd := &cobra.Command{Use: "prune", Short: short, Args: cobra.NoArgs}
 	name := labFlag(cmd)
 	dry := cmd.Flags().Bool("dry-run", false, "only say what would go")
 	fieldFlags(cmd, p)
@@ -279,22 +298,18 @@ func (a *app) snapshotPrune() *cobra.Command {
 			return err
 		}
 		c := &lab.Cluster{}
-		if p.Store == "" {
+		if store() == "" {
 			var err error
 			if c, err = a.cluster(cmd.Context(), *name); err != nil {
 				return err
 			}
 		}
-		stay, gone, err := p.Do(c, *dry)
+		stay, gone, err := do(c, *dry)
 		if err != nil {
-			return judged("snapshot prune", err)
+			return judged("prune", err)
 		}
-		names := []string{}
-		for _, e := range gone {
-			names = append(names, e.Name)
-		}
-		return a.print(names, func() {
-			for _, n := range names {
+		return a.print(gone, func() {
+			for _, n := range gone {
 				fmt.Fprintln(a.out, n)
 			}
 			fmt.Fprintf(a.err, "%d %s, %d stay\n", len(gone), map[bool]string{true: "would go", false: "are gone"}[*dry], len(stay))
@@ -305,7 +320,7 @@ func (a *app) snapshotPrune() *cobra.Command {
 
 func (a *app) snapshotExport() *cobra.Command {
 	var identity string
-	cmd := a.storeCommand("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(_ *lab.Cluster, s snapshot.Store, args []string) error {
+	cmd := a.snapshotStore("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(s snapshot.Store, args []string) error {
 		e, err := s.Find(args[0])
 		if err == nil {
 			err = e.Export(args[1], identity)

@@ -6,7 +6,18 @@ import (
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/operation"
+	"github.com/etcdrill/etcdrill/lab/vault"
 )
+
+// ahead are the options of an operation before which a state of the lab is saved,
+// where a drill asks for that, and that is to be cut as in cutAfter.
+func ahead(op string, save bool, cut int) operation.Options {
+	o := cutAfter(cut)
+	if save {
+		o.Ahead = vault.Ahead(op)
+	}
+	return o
+}
 
 // cutAfter are the options of an operation that is to end after n records of
 // its journal as if killed there, and of one that is not when n is 0.

@@ -10,7 +10,8 @@ import (
 // RecoverQuorum brings a cluster back that has lost its quorum; see
 // recovery.RecoverQuorum.
 type RecoverQuorum struct {
-	Cut int `doc:"end after so many records of the journal of its first operation, as if killed"`
+	SaveState bool `yaml:"save-state" doc:"save a state of the lab before, to which state-restore can go back"`
+	Cut       int  `doc:"end after so many records of the journal of its first operation, as if killed"`
 }
 
 // Doc implements lab.Action.
@@ -20,7 +21,7 @@ func (*RecoverQuorum) Doc() string {
 
 // Do implements lab.Action.
 func (a *RecoverQuorum) Do(ctx context.Context, e *lab.Env) error {
-	return cutShort(e, a.Cut, recovery.RecoverQuorum(ctx, e, cutAfter(a.Cut)))
+	return cutShort(e, a.Cut, recovery.RecoverQuorum(ctx, e, ahead("recover-quorum", a.SaveState, a.Cut)))
 }
 
 // Shell implements lab.Shelled.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/operation"
-	"github.com/etcdrill/etcdrill/lab/recovery"
+	"github.com/etcdrill/etcdrill/lab/vault"
 )
 
 // Resume goes on with an operation that did not end.
@@ -20,7 +20,7 @@ func (*Resume) Doc() string {
 
 // Do implements lab.Action.
 func (a *Resume) Do(ctx context.Context, e *lab.Env) error {
-	return cutShort(e, a.Cut, operation.Resume(ctx, e, recovery.Kinds, cutAfter(a.Cut)))
+	return cutShort(e, a.Cut, operation.Resume(ctx, e, vault.Kinds, cutAfter(a.Cut)))
 }
 
 // Shell implements lab.Shelled.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/operation"
-	"github.com/etcdrill/etcdrill/lab/recovery"
+	"github.com/etcdrill/etcdrill/lab/vault"
 )
 
 // Rollback undoes an operation that did not end.
@@ -20,7 +20,7 @@ func (*Rollback) Doc() string {
 
 // Do implements lab.Action.
 func (a *Rollback) Do(ctx context.Context, e *lab.Env) error {
-	return cutShort(e, a.Cut, operation.Rollback(ctx, e, recovery.Kinds, cutAfter(a.Cut)))
+	return cutShort(e, a.Cut, operation.Rollback(ctx, e, vault.Kinds, cutAfter(a.Cut)))
 }
 
 // Shell implements lab.Shelled.

@@ -11,13 +11,14 @@ import (
 // Switch moves a running cluster to other hosts; see recovery.Stretch.
 type Switch struct {
 	recovery.Stretch
-	Cut int `doc:"end after so many records of its journal, as if killed; resume or rollback must follow"`
+	SaveState bool `yaml:"save-state" doc:"save a state of the lab before, to which state-restore can go back"`
+	Cut       int  `doc:"end after so many records of its journal, as if killed; resume or rollback must follow"`
 }
 
 // Do implements lab.Action.
 func (a *Switch) Do(ctx context.Context, e *lab.Env) error {
 	op := a.Stretch
-	return cutShort(e, a.Cut, operation.Run(ctx, e, "switch", &op, cutAfter(a.Cut)))
+	return cutShort(e, a.Cut, operation.Run(ctx, e, "switch", &op, ahead("switch", a.SaveState, a.Cut)))
 }
 
 // Shell implements lab.Shelled.

@@ -240,6 +240,11 @@ func ReadSettings(ctx context.Context, m *lab.Member) (Settings, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration of %s: %w", m.Name, err)
 	}
+	return ParseSettings(m, data)
+}
+
+// ParseSettings reads what a member's configuration file has in it, or had.
+func ParseSettings(m *lab.Member, data []byte) (Settings, error) {
 	// Never act on an empty file: the rewrite of one would be a cluster lost.
 	if len(strings.TrimSpace(string(data))) == 0 {
 		return nil, fmt.Errorf("configuration of %s: %s is empty", m.Name, m.Config)
@@ -249,6 +254,22 @@ func ReadSettings(ctx context.Context, m *lab.Member) (Settings, error) {
 		return nil, fmt.Errorf("configuration of %s: %s: %w", m.Name, m.Config, err)
 	}
 	return Settings(s), nil
+}
+
+// Flat lists the settings by key, those of sections too, as text.
+func (s Settings) Flat() map[string]string {
+	out := map[string]string{}
+	for _, i := range s {
+		section, ok := i.Value.(yaml.MapSlice)
+		if !ok {
+			out[fmt.Sprint(i.Key)] = fmt.Sprint(i.Value)
+			continue
+		}
+		for k, v := range Settings(section).Flat() {
+			out[fmt.Sprint(i.Key)+"/"+k] = v
+		}
+	}
+	return out
 }
 
 // WriteSettings writes a member's configuration file, whole or not at all.

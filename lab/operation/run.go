@@ -15,6 +15,9 @@ import (
 type Options struct {
 	// BreakQuorum allows steps that are predicted to lose the quorum.
 	BreakQuorum bool
+	// Ahead is called when the operation has decided, before anything is written
+	// down or touched: an error ends it there. nil: there is nothing to do ahead.
+	Ahead func(ctx context.Context, e *lab.Env) error
 	// Written is called after every record, with the number of records the
 	// journal has. When it fails nothing more is done or written, as if the process had been
 	// killed there; Cut makes such a function. nil: never.
@@ -68,6 +71,11 @@ func Run(ctx context.Context, e *lab.Env, name string, op Operation, o Options) 
 	plan, err := json.Marshal(op)
 	if err != nil {
 		return err
+	}
+	if o.Ahead != nil {
+		if err := o.Ahead(ctx, e); err != nil {
+			return fmt.Errorf("%s: nothing was touched: %w", name, err)
+		}
 	}
 	j, err := create(e.Cluster, name)
 	if err != nil {

@@ -33,9 +33,9 @@ func dirsOf(m *lab.Member, token string) dirs {
 	return dirs{data: m.DataDir, fresh: path.Join(m.DataDir, "restore-"+token), before: path.Join(m.DataDir, "before-"+token)}
 }
 
-// contents tells whose the data in directories is: the identity that the WAL
+// Contents tells whose the data in directories is: the identity that the WAL
 // in each of them tells, empty where there is no WAL. It asks the host once.
-func contents(ctx context.Context, m *lab.Member, dirs ...string) ([]string, error) {
+func Contents(ctx context.Context, m *lab.Member, dirs ...string) ([]string, error) {
 	out, err := m.Host.Run(ctx, lab.Cmd{Argv: append([]string{"sh", "-c", `for d in "$@"; do
   set -- "$d"/member/wal/*.wal
   if [ -e "$1" ]; then head -c ` + strconv.Itoa(etcd.WALHead) + ` "$1" | od -An -v -tx1 | tr -d ' \n'; fi
@@ -100,7 +100,7 @@ func found(ctx context.Context, m *lab.Member) (Place, error) {
 		return p, err
 	}
 	p.Dir = is[0]
-	ids, err := contents(ctx, m, m.DataDir)
+	ids, err := Contents(ctx, m, m.DataDir)
 	if err != nil {
 		return p, err
 	}

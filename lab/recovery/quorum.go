@@ -81,7 +81,7 @@ func majority(ctx context.Context, e *lab.Env, places []Place) (have []string, o
 		if places[i].Old == "" {
 			return nil
 		}
-		if logs[i], err = readLog(ctx, m); err != nil {
+		if logs[i], err = ReadLog(ctx, m); err != nil {
 			e.Note(m.Name, "its log cannot be read: %s", err)
 		}
 		return nil
@@ -164,7 +164,7 @@ func (s *StartMajority) Steps(e *lab.Env) ([]operation.Step, error) {
 	}
 	same := func(ctx context.Context, e *lab.Env) error {
 		return etcd.Each(have, func(_ int, m *lab.Member) error {
-			is, err := contents(ctx, m, m.DataDir)
+			is, err := Contents(ctx, m, m.DataDir)
 			if err != nil {
 				return err
 			}
@@ -236,7 +236,7 @@ func (s *Salvage) Decide(ctx context.Context, e *lab.Env) error {
 		if p.Old == "" {
 			continue
 		}
-		log, err := readLog(ctx, e.Seats[i])
+		log, err := ReadLog(ctx, e.Seats[i])
 		end := log.End
 		if err != nil {
 			e.Note(p.Name, "its log cannot be read: %s", err)
@@ -256,8 +256,8 @@ func (s *Salvage) Decide(ctx context.Context, e *lab.Env) error {
 	return nil
 }
 
-// readLog reads the end of a member's log and who votes, from its files.
-func readLog(ctx context.Context, m *lab.Member) (etcd.Log, error) {
+// ReadLog reads the end of a member's log and who votes, from its files.
+func ReadLog(ctx context.Context, m *lab.Member) (etcd.Log, error) {
 	dir := path.Join(m.DataDir, "member", "wal")
 	out, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"ls", "-1", dir}})
 	if err != nil {
@@ -335,7 +335,7 @@ func (s *Salvage) Steps(e *lab.Env) ([]operation.Step, error) {
 		ShellUndo: []string{"ssh " + m.Name + " rm " + d.File},
 		Limit:     limit,
 		Before: func(ctx context.Context, e *lab.Env) error {
-			is, err := contents(ctx, m, m.DataDir)
+			is, err := Contents(ctx, m, m.DataDir)
 			if err == nil && is[0] != d.Old {
 				err = &lab.Failure{What: "data directory of " + m.Name, Want: d.Old, Got: named(is[0])}
 			}

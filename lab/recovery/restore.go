@@ -40,7 +40,20 @@ type Restore struct {
 	Foreign bool     `doc:"although the snapshot is of another cluster than the data on the hosts"`
 	Discard bool     `yaml:"discard-old" doc:"remove the data that was replaced, once the new cluster serves; else it stays aside"`
 
+	// Files are those that hosts are to have in the end beside their data, by
+	// host: of a saved state, which Source reads. Of a member's configuration
+	// everything is taken but who the members are, and the token.
+	Files  map[string][]File                 `yaml:"-" json:",omitempty"`
+	Source func(blob string) ([]byte, error) `yaml:"-" json:"-"`
+
 	Decided RestorePlan `yaml:"-" json:",omitzero"`
+}
+
+// File is a file of a host, as a restore is to make it.
+type File struct {
+	Path string      // absolute, on the host
+	Blob string      // what Source reads; empty: there is no such file in the end
+	Mode fs.FileMode // of one that is there
 }
 
 // RestorePlan is what a restore has decided.
@@ -292,12 +305,12 @@ func knownOf(ctx context.Context, e *lab.Env, places []Place, look []lab.Status)
 		return k, err
 	}
 	for _, s := range past {
-		if s.Name != "restore" {
-			continue
+		before, err := restored(s)
+		if err != nil {
+			return k, err
 		}
-		var before Restore
-		if err := json.Unmarshal(s.Plan, &before); err != nil {
-			return k, fmt.Errorf("operation %s: %w", s.ID, err)
+		if before == nil {
+			continue
 		}
 		d := before.Decided
 		k.ids = append(append(k.ids, d.IDs...), d.Cluster)
@@ -306,6 +319,23 @@ func knownOf(ctx context.Context, e *lab.Env, places []Place, look []lab.Status)
 	}
 	return k, nil
 }
+
+// restored is the restore that an operation was; nil when it was none. That of
+// a state has one in it.
+func restored(s operation.State) (*Restore, error) {
+	if s.Name != "restore" && s.Name != StateRestore {
+		return nil, nil
+	}
+	r := &Restore{}
+	if err := json.Unmarshal(s.Plan, r); err != nil {
+		return nil, fmt.Errorf("operation %s: %w", s.ID, err)
+	}
+	return r, nil
+}
+
+// StateRestore is the name of the operation that goes back to a state, see
+// package vault. Its plan has all that a Restore has.
+const StateRestore = "state-restore"
 
 // storedRevision reads the revision of a member's database; its process must
 // not run.
@@ -392,7 +422,9 @@ func (r *Restore) targets(e *lab.Env) []*lab.Member {
 
 // all are the seats on which something is done.
 func (r *Restore) all(e *lab.Env) []*lab.Member {
-	return r.those(e, func(p Place) bool { return !p.Away && (p.Target || p.Config || p.Old != "") })
+	return r.those(e, func(p Place) bool {
+		return !p.Away && (p.Target || p.Config || p.Old != "" || len(r.Files[p.Name]) > 0)
+	})
 }
 
 func (r *Restore) those(e *lab.Env, which func(Place) bool) []*lab.Member {
@@ -431,12 +463,12 @@ func Discard(ctx context.Context, e *lab.Env) error {
 		}
 	}
 	for _, s := range all {
-		if s.Name != "restore" || s.Back {
-			continue
+		r, err := restored(s)
+		if err != nil {
+			return err
 		}
-		var r Restore
-		if err := json.Unmarshal(s.Plan, &r); err != nil {
-			return fmt.Errorf("operation %s: %w", s.ID, err)
+		if r == nil || s.Back {
+			continue
 		}
 		if len(r.Decided.Places) != len(e.Seats) {
 			return fmt.Errorf("operation %s: it was of %d hosts, the lab has %d", s.ID, len(r.Decided.Places), len(e.Seats))

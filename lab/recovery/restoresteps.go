@@ -85,7 +85,7 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 			Shell: append(ssh(targets, func(m *lab.Member) string {
 				return "edit " + m.Config + "  # initial-cluster-token: " + d.Token + ", initial-cluster: " + r.join(e).String()
 			}), ssh(r.those(e, func(p Place) bool { return !p.Away && !p.Target && p.Config }), func(m *lab.Member) string { return "rm " + m.Config })...),
-			ShellUndo: []string{"# the old etcd.yaml back, on all of them"},
+			ShellUndo: []string{"# the old configuration back, on all of them"},
 			Before:    r.still(all, swapped),
 			Do:        func(ctx context.Context, e *lab.Env) error { return r.configure(ctx, e, all) },
 			Undo:      func(ctx context.Context, e *lab.Env) error { return r.configureBack(ctx, e, all) },
@@ -182,7 +182,7 @@ func (r *Restore) still(all []*lab.Member, s stage) func(context.Context, *lab.E
 func (r *Restore) stands(ctx context.Context, e *lab.Env, s stage) error {
 	return etcd.Each(r.those(e, func(p Place) bool { return !p.Away }), func(_ int, m *lab.Member) error {
 		p, d := r.place(m), dirsOf(m, r.Decided.Token)
-		is, err := contents(ctx, m, d.data, d.fresh, d.before)
+		is, err := Contents(ctx, m, d.data, d.fresh, d.before)
 		if err != nil {
 			return err
 		}
@@ -348,7 +348,7 @@ func (r *Restore) swapBack(ctx context.Context, e *lab.Env, all []*lab.Member) e
 		if err := runAll(ctx, e, m, append(argvs, []string{"rmdir", "--", d.before}, []string{"sync", d.data})); err != nil {
 			return err
 		}
-		now, err := contents(ctx, m, d.data)
+		now, err := Contents(ctx, m, d.data)
 		if err == nil && now[0] != p.Old {
 			err = &lab.Failure{What: "data directory of " + m.Name + " after the way back", Want: named(p.Old), Got: named(now[0])}
 		}
@@ -395,12 +395,19 @@ func (r *Restore) configure(ctx context.Context, e *lab.Env, all []*lab.Member) 
 				}
 			}
 		}
+		if err := r.putFiles(ctx, e, m); err != nil {
+			return err
+		}
 		if !p.Target {
 			_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"rm", "-f", "--", m.Config}})
 			return err
 		}
 		s := etcd.NewSettings(e.Spec, m, j)
-		if p.Config {
+		if saved, err := r.savedConfig(m); err != nil {
+			return err
+		} else if saved != nil {
+			s = saved
+		} else if p.Config {
 			var err error
 			if s, err = etcd.ReadSettings(ctx, m); err != nil {
 				return err
@@ -419,6 +426,9 @@ func (r *Restore) configure(ctx context.Context, e *lab.Env, all []*lab.Member) 
 func (r *Restore) configureBack(ctx context.Context, e *lab.Env, all []*lab.Member) error {
 	return etcd.Each(all, func(_ int, m *lab.Member) error {
 		p, kept := r.place(m), path.Join(dirsOf(m, r.Decided.Token).before, "etcd.yaml")
+		if err := r.putFilesBack(ctx, e, m); err != nil {
+			return err
+		}
 		if !p.Config {
 			_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"rm", "-f", "--", m.Config}})
 			return err
@@ -426,6 +436,90 @@ func (r *Restore) configureBack(ctx context.Context, e *lab.Env, all []*lab.Memb
 		_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sh", "-c", `rm -f -- "$1.part"; if [ -e "$1" ]; then mv -- "$1" "$2"; fi`, "sh", kept, m.Config}})
 		return err
 	})
+}
+
+// savedConfig is the configuration that a saved state has for a member, nil
+// when it has none.
+func (r *Restore) savedConfig(m *lab.Member) (etcd.Settings, error) {
+	for _, f := range r.Files[m.Name] {
+		if f.Path == m.Config && f.Blob != "" {
+			data, err := r.Source(f.Blob)
+			if err != nil {
+				return nil, err
+			}
+			return etcd.ParseSettings(m, data)
+		}
+	}
+	return nil, nil
+}
+
+// others are the files of a host beside its configuration, and where what they
+// were lies meanwhile.
+func (r *Restore) others(m *lab.Member, do func(f File, kept string) error) error {
+	for _, f := range r.Files[m.Name] {
+		if f.Path == m.Config {
+			continue
+		}
+		if err := do(f, path.Join(dirsOf(m, r.Decided.Token).before, "files", f.Path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putFiles makes files as a saved state has them. What they were goes aside
+// first, and where there was none a mark says so.
+func (r *Restore) putFiles(ctx context.Context, e *lab.Env, m *lab.Member) error {
+	units := false
+	err := r.others(m, func(f File, kept string) error {
+		units = units || strings.HasSuffix(f.Path, ".service")
+		if _, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sh", "-c", `[ ! -e "$2" ] && [ ! -e "$2.none" ] || exit 0
+mkdir -p -- "$3" || exit
+if [ -e "$1" ]; then cp -p -- "$1" "$2.part" && mv -- "$2.part" "$2"; else : >"$2.none"; fi`, "sh", f.Path, kept, path.Dir(kept)}}); err != nil {
+			return err
+		}
+		if f.Blob == "" {
+			e.Note(m.Name, "%s was not there then, and goes", f.Path)
+			_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"rm", "-f", "--", f.Path}})
+			return err
+		}
+		data, err := r.Source(f.Blob)
+		if err != nil {
+			return err
+		}
+		e.Note(m.Name, "%s as it was saved", f.Path)
+		return m.Host.Put(ctx, f.Path, f.Mode, data)
+	})
+	return errors.Join(err, reload(ctx, e, m, units))
+}
+
+func (r *Restore) putFilesBack(ctx context.Context, e *lab.Env, m *lab.Member) error {
+	if len(r.Files[m.Name]) == 0 {
+		return nil
+	}
+	units := false
+	err := r.others(m, func(f File, kept string) error {
+		units = units || strings.HasSuffix(f.Path, ".service")
+		_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sh", "-c", `if [ -e "$2" ]; then mv -- "$2" "$1"; elif [ -e "$2.none" ]; then rm -f -- "$1"; fi`, "sh", f.Path, kept}})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := reload(ctx, e, m, units); err != nil {
+		return err
+	}
+	_, err = e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"rm", "-rf", "--", path.Join(dirsOf(m, r.Decided.Token).before, "files")}})
+	return err
+}
+
+// reload lets systemd read units that were changed.
+func reload(ctx context.Context, e *lab.Env, m *lab.Member, units bool) error {
+	if !units {
+		return nil
+	}
+	_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"systemctl", "daemon-reload"}})
+	return err
 }
 
 // startOld brings back what ran before, of one epoch.

@@ -101,7 +101,7 @@ func KeysOf(ctx context.Context, e *lab.Env, v Verify) (_ etcd.Keys, _ int64, er
 		return nil, 0, err
 	}
 	if known != nil {
-		if err := known.same(v.Snapshot, now); err != nil {
+		if err := known.Same(v.Snapshot, now); err != nil {
 			return nil, 0, err
 		}
 	}

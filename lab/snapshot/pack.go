@@ -27,6 +27,12 @@ type Packing struct {
 	Recipients []string // age public keys, any of whose owners can read it; none: it is not encrypted
 }
 
+// Valid refuses recipients that are none.
+func (p Packing) Valid() error {
+	_, err := p.recipients()
+	return err
+}
+
 func (p Packing) recipients() ([]age.Recipient, error) {
 	if len(p.Recipients) == 0 {
 		return nil, nil
@@ -38,8 +44,8 @@ func (p Packing) recipients() ([]age.Recipient, error) {
 	return out, nil
 }
 
-func (p Packing) ext() string {
-	ext := fileExt
+// Ext is how the name of what is packed ends.
+func (p Packing) Ext() (ext string) {
 	if p.Compress {
 		ext += zstdExt
 	}
@@ -51,7 +57,7 @@ func (p Packing) ext() string {
 
 // pack copies from one file to another, a new one.
 func (p Packing) pack(to io.Writer, from io.Reader) error {
-	to, seal, err := p.writer(to)
+	to, seal, err := p.Writer(to)
 	if err != nil {
 		return err
 	}
@@ -59,9 +65,9 @@ func (p Packing) pack(to io.Writer, from io.Reader) error {
 	return errors.Join(err, seal())
 }
 
-// writer is what packs what is written to it; seal ends it, from the inside
+// Writer is what packs what is written to it; seal ends it, from the inside
 // out.
-func (p Packing) writer(w io.Writer) (packed io.Writer, seal func() error, err error) {
+func (p Packing) Writer(w io.Writer) (packed io.Writer, seal func() error, err error) {
 	var ends []io.Closer
 	recipients, err := p.recipients()
 	if err != nil {
@@ -91,31 +97,32 @@ func (p Packing) writer(w io.Writer) (packed io.Writer, seal func() error, err e
 	}, nil
 }
 
-// unpacked reads a file of a store as it was before it was packed. identity is
-// the file with the secret keys on this machine, empty for none. What cannot be
+// Unpacked reads what was packed as it was before; its name ends as Ext says, and
+// kind is the word for it in a finding, such as snapshot. identity is the file
+// with the secret keys on this machine, empty for none. What cannot be
 // read with these keys is a *lab.Failure; and so is, later, a file that is
 // damaged: by the error of Read, see notWhole.
-func unpacked(name string, r io.Reader, identity string) (io.Reader, error) {
+func Unpacked(kind, name string, r io.Reader, identity string) (io.Reader, error) {
 	if inner, ok := strings.CutSuffix(name, ageExt); ok {
 		ids, err := identities(identity)
 		if err != nil {
 			return nil, err
 		}
 		if len(ids) == 0 {
-			return nil, &lab.Failure{What: "snapshot " + name, Want: "an identity to read it with (identity: a file of age secret keys)", Got: "an encrypted file and no key"}
+			return nil, &lab.Failure{What: kind + " " + name, Want: "an identity to read it with (identity: a file of age secret keys)", Got: "an encrypted file and no key"}
 		}
 		dec, err := age.Decrypt(r, ids...)
 		var none *age.NoIdentityMatchError
 		switch {
 		case errors.As(err, &none):
-			return nil, &lab.Failure{What: "snapshot " + name, Want: "one of its recipients' keys", Got: "others: it was encrypted for somebody else"}
+			return nil, &lab.Failure{What: kind + " " + name, Want: "one of its recipients' keys", Got: "others: it was encrypted for somebody else"}
 		case err != nil:
-			return nil, notWhole(name, err)
+			return nil, notWhole(kind, name, err)
 		}
 		name, r = inner, dec
 	}
 	if strings.HasSuffix(name, zstdExt) {
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(64<<20))
 		if err != nil {
 			return nil, err
 		}
@@ -125,8 +132,8 @@ func unpacked(name string, r io.Reader, identity string) (io.Reader, error) {
 }
 
 // notWhole is the finding that a packed file cannot be unpacked.
-func notWhole(name string, err error) error {
-	return &lab.Failure{What: "snapshot " + name, Want: "a file that can be unpacked", Got: err.Error()}
+func notWhole(kind, name string, err error) error {
+	return &lab.Failure{What: kind + " " + name, Want: "a file that can be unpacked", Got: err.Error()}
 }
 
 // identities reads age secret keys. A file that others may read is refused.

@@ -16,17 +16,22 @@ import (
 // its fields say, and in any case the newest one that is sound: it is verified
 // before anything goes. Where none is sound nothing is deleted.
 type Prune struct {
-	Store  string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
-	Keep   int    `doc:"keep the last so many"`
-	Hourly int    `doc:"of each of the last so many hours that have one, keep the last"`
-	Daily  int    `doc:"the same for days"`
-	Weekly int    `doc:"the same for weeks"`
+	Store string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
+	Retention
 
 	Identity string `doc:"file with age secret keys on this machine, to verify snapshots that are encrypted"`
 }
 
+// Retention says which of many that were saved over time stay.
+type Retention struct {
+	Keep   int `doc:"keep the last so many"`
+	Hourly int `doc:"of each of the last so many hours that have one, keep the last"`
+	Daily  int `doc:"the same for days"`
+	Weekly int `doc:"the same for weeks"`
+}
+
 // Valid refuses impossible arguments.
-func (p *Prune) Valid() error {
+func (p *Retention) Valid() error {
 	if p.Keep < 0 || p.Hourly < 0 || p.Daily < 0 || p.Weekly < 0 {
 		return fmt.Errorf("keep, hourly, daily, weekly: expected 0 or more")
 	}
@@ -42,7 +47,7 @@ type bucket struct {
 	name func(t time.Time) string
 }
 
-func (p *Prune) buckets() []bucket {
+func (p *Retention) buckets() []bucket {
 	return []bucket{
 		{p.Hourly, func(t time.Time) string { return t.Format("2006-01-02 15") }},
 		{p.Daily, func(t time.Time) string { return t.Format("2006-01-02") }},
@@ -53,23 +58,32 @@ func (p *Prune) buckets() []bucket {
 	}
 }
 
-// Choose sorts snapshots into those that stay and those that go, without
-// touching any. sound verifies one of them.
-func (p *Prune) Choose(all []Entry, sound func(Entry) error) (stay, gone []Entry, err error) {
-	keep := make([]bool, len(all))
-	for i, e := range all {
-		_, ours := e.time() // what we did not name we do not delete
-		keep[i] = i >= len(all)-p.Keep || !ours
+// Stay tells which stay, by when each was saved, the oldest first. One without a
+// time is not ours to delete, and stays.
+func (p *Retention) Stay(saved []time.Time) []bool {
+	keep := make([]bool, len(saved))
+	for i, t := range saved {
+		keep[i] = i >= len(saved)-p.Keep || t.IsZero()
 	}
 	for _, b := range p.buckets() {
 		seen := map[string]bool{}
-		for i, e := range slices.Backward(all) {
-			t, ok := e.time()
-			if name := b.name(t); ok && !seen[name] && len(seen) < b.keep {
+		for i, t := range slices.Backward(saved) {
+			if name := b.name(t); !t.IsZero() && !seen[name] && len(seen) < b.keep {
 				seen[name], keep[i] = true, true
 			}
 		}
 	}
+	return keep
+}
+
+// Choose sorts snapshots into those that stay and those that go, without
+// touching any. sound verifies one of them.
+func (p *Prune) Choose(all []Entry, sound func(Entry) error) (stay, gone []Entry, err error) {
+	saved := make([]time.Time, len(all))
+	for i, e := range all {
+		saved[i], _ = e.time() // what we did not name has none
+	}
+	keep := p.Stay(saved)
 	if !slices.Contains(keep, false) {
 		return all, nil, nil
 	}
@@ -148,7 +162,7 @@ func (e Entry) with(identity string, do func(file string) error) (err error) {
 	if err := now.read(e.Name, file); err != nil {
 		return err
 	}
-	if err := e.Sidecar.same(e.Name, now); err != nil {
+	if err := e.Sidecar.Same(e.Name, now); err != nil {
 		return err
 	}
 	return do(file)

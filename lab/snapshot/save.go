@@ -40,7 +40,7 @@ func (s *Save) Valid() error {
 	if s.Survivor && s.Member == "" {
 		return fmt.Errorf("survivor: expected with member: only you know who has stayed up")
 	}
-	if _, err := s.packing().recipients(); err != nil {
+	if err := s.packing().Valid(); err != nil {
 		return err
 	}
 	if s.Label == "" {
@@ -65,6 +65,21 @@ const patience = 5 * time.Second
 // from it has the same keys and the same hash. What is refused, or turns out
 // wrong, is a *lab.Failure, and then there is no snapshot, under no name.
 func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, err error) {
+	temp, side, err := s.Take(ctx, e)
+	if err != nil {
+		return "", nil, err
+	}
+	defer remove(temp)
+	if name, err = OpenStore(e.Cluster, s.Store).add(temp, side, s.packing()); err != nil {
+		return "", nil, err
+	}
+	e.Note(side.Source, "snapshot %s: %d bytes, revision %d, %d keys, verified", name, side.Size, side.Revision, side.Keys)
+	return name, side, nil
+}
+
+// Take is Do for those who keep it themselves: the snapshot is a file in the
+// store's directory that has no name there yet, and that they delete.
+func (s *Save) Take(ctx context.Context, e *lab.Env) (file string, side *Sidecar, err error) {
 	store := OpenStore(e.Cluster, s.Store)
 	look := e.Look(ctx)
 	if !s.Survivor {
@@ -79,19 +94,23 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 		return "", nil, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	file := path.Join(work, "snapshot"+fileExt)
+	there := path.Join(work, "snapshot"+fileExt)
 	limit := s.Timeout
 	if limit == 0 {
 		limit = 30*time.Second + time.Duration(status(look, src.Name).DBSize/slowest)*time.Second
 	}
-	if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", file, "--command-timeout="+limit.String()); err != nil {
+	if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", there, "--command-timeout="+limit.String()); err != nil {
 		return "", nil, err
 	}
-	temp, err := fetch(ctx, src.Host, file, store)
+	temp, err := fetch(ctx, src.Host, there, store)
 	if err != nil {
 		return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
 	}
-	defer remove(temp)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove(temp))
+		}
+	}()
 	what := "of " + src.Name
 	if err := side.read(what, temp); err != nil {
 		return "", nil, err
@@ -106,7 +125,7 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 		e.Note(src.Name, "its hash at revision %d could not be read: %s", side.Revision, err)
 	}
 	if !s.NoTrial {
-		if side.Trial, err = Trial(ctx, e, src, file, side); err != nil {
+		if side.Trial, err = Trial(ctx, e, src, there, side); err != nil {
 			return "", nil, err
 		}
 	}
@@ -116,11 +135,7 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 	if side.CAs, err = fingerprints(e.Cluster); err != nil {
 		return "", nil, err
 	}
-	if name, err = store.add(temp, side, s.packing()); err != nil {
-		return "", nil, err
-	}
-	e.Note(src.Name, "snapshot %s: %d bytes, revision %d, %d keys, verified", name, side.Size, side.Revision, side.Keys)
-	return name, side, nil
+	return temp, side, nil
 }
 
 // source refuses a cluster that is not one whole, and finds whom to save from.
@@ -344,7 +359,7 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 	if err != nil {
 		return "", err
 	}
-	f, err := store.temp()
+	f, err := Temp(store.Dir)
 	if err != nil {
 		return "", err
 	}
@@ -353,6 +368,13 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	return f.Name(), nil
+}
+
+// Inspect verifies a file on this machine, byte by byte and page by page, and
+// tells what it has. name is what it is called in a *lab.Failure.
+func Inspect(name, file string) (*Sidecar, error) {
+	s := &Sidecar{}
+	return s, s.read(name, file)
 }
 
 // read verifies a file on this machine, byte by byte and page by page, and

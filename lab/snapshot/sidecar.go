@@ -70,8 +70,8 @@ func (s *Sidecar) fill(d *etcd.Database, sum string, size int64) {
 	}
 }
 
-// same compares what is in a file with what is written about it.
-func (s *Sidecar) same(name string, now *Sidecar) error {
+// Same compares what is in a file, see Inspect, with what is written about it.
+func (s *Sidecar) Same(name string, now *Sidecar) error {
 	for _, c := range []struct {
 		what      string
 		want, got any

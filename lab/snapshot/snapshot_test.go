@@ -248,14 +248,14 @@ func TestSnapshot(t *testing.T) {
 		if err := errors.Join(os.Remove(second.File), os.WriteFile(second.File, good[:5000], 0o400)); err != nil {
 			t.Fatal(err)
 		}
-		stay, gone, err := (&snapshot.Prune{Keep: 1}).Do(e.Cluster, true)
+		stay, gone, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(e.Cluster, true)
 		if err != nil || len(stay) != 2 || len(gone) != 0 {
 			t.Errorf("the last good one would go: %v, %v, %v", stay, gone, err)
 		}
 		if err := errors.Join(os.Remove(found.File), os.WriteFile(found.File, good[:6000], 0o400)); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := (&snapshot.Prune{Keep: 1}).Do(e.Cluster, false); err == nil || !strings.Contains(err.Error(), "no snapshot is sound") {
+		if _, _, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(e.Cluster, false); err == nil || !strings.Contains(err.Error(), "no snapshot is sound") {
 			t.Errorf("pruned without a good one: %v", err)
 		}
 		if all, err := store.List(); err != nil || len(all) != 2 {
@@ -336,7 +336,7 @@ func packed(t *testing.T, ctx context.Context, e *lab.Env) {
 			refused(t, entry.Sound(mine), "unpacked")
 		}
 	}
-	if _, _, err := (&snapshot.Prune{Store: dir, Keep: 1, Identity: mine}).Do(e.Cluster, false); err == nil {
+	if _, _, err := (&snapshot.Prune{Store: dir, Retention: snapshot.Retention{Keep: 1}, Identity: mine}).Do(e.Cluster, false); err == nil {
 		t.Error("pruned without a good one")
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 4 {
@@ -374,12 +374,12 @@ func TestChoose(t *testing.T) {
 		return strings.Join(out, " ")
 	}
 	sound := func(snapshot.Entry) error { return nil }
-	stay, gone, err := (&snapshot.Prune{Keep: 2, Hourly: 3, Daily: 2, Weekly: 1}).Choose(all, sound)
+	stay, gone, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 2, Hourly: 3, Daily: 2, Weekly: 1}}).Choose(all, sound)
 	if got := names(stay); err != nil || got != "by-hand 20261123-2330 20261124-2130 20261124-2230 20261124-2330" || len(gone) != 92 {
 		t.Errorf("%s stay, %d go, %v", got, len(gone), err)
 	}
 	// Only an old one is sound.
-	stay, _, err = (&snapshot.Prune{Keep: 1}).Choose(all, func(e snapshot.Entry) error {
+	stay, _, err = (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Choose(all, func(e snapshot.Entry) error {
 		if strings.HasPrefix(e.Name, "20261121-05") {
 			return nil
 		}
@@ -388,11 +388,11 @@ func TestChoose(t *testing.T) {
 	if got := names(stay); err != nil || got != "by-hand 20261121-0530 20261124-2330" {
 		t.Errorf("%s stay, %v", got, err)
 	}
-	_, _, err = (&snapshot.Prune{Keep: 1}).Choose(all, func(e snapshot.Entry) error { return errors.New("rotten") })
+	_, _, err = (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Choose(all, func(e snapshot.Entry) error { return errors.New("rotten") })
 	if err == nil {
 		t.Error("something may go though nothing is sound")
 	}
-	for _, p := range []snapshot.Prune{{}, {Keep: -1}, {Keep: 1, Daily: -1}} {
+	for _, p := range []snapshot.Retention{{}, {Keep: -1}, {Keep: 1, Daily: -1}} {
 		if p.Valid() == nil {
 			t.Errorf("%+v is valid", p)
 		}

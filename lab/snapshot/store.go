@@ -123,35 +123,56 @@ func ValidLabel(label string) error {
 	return nil
 }
 
-// temp makes a file in the store that is no snapshot yet, for its owner alone,
-// and deletes those that processes have left which are gone.
-func (s Store) temp() (*os.File, error) {
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("store of snapshots: %w", err)
+// Temp makes a file in the directory of a store that is nothing of it yet, for
+// its owner alone, and deletes those that processes have left which are gone.
+func Temp(dir string) (*os.File, error) {
+	if err := tidy(dir); err != nil {
+		return nil, err
 	}
-	old, err := os.ReadDir(s.Dir)
+	f, err := os.OpenFile(filepath.Join(dir, newScratch()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("store of snapshots: %w", err)
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	return f, nil
+}
+
+// TempDir is Temp for a directory.
+func TempDir(dir string) (string, error) {
+	if err := tidy(dir); err != nil {
+		return "", err
+	}
+	temp := filepath.Join(dir, newScratch())
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		return "", fmt.Errorf("store: %w", err)
+	}
+	return temp, nil
+}
+
+// tidy makes the directory of a store, and deletes from it what processes have
+// left that are gone.
+func tidy(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	old, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
 	}
 	for _, o := range old {
 		if orphaned(o.Name()) {
-			if err := remove(filepath.Join(s.Dir, o.Name())); err != nil {
-				return nil, err
+			if err := os.RemoveAll(filepath.Join(dir, o.Name())); err != nil {
+				return fmt.Errorf("store: %w", err)
 			}
 		}
 	}
-	f, err := os.OpenFile(filepath.Join(s.Dir, newScratch()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("store of snapshots: %w", err)
-	}
-	return f, nil
+	return nil
 }
 
 // add gives a verified file and its sidecar their names, the sidecar first. The
 // files are for reading only from then on: some tools write into a snapshot
 // they were to look at (FE11).
 func (s Store) add(temp string, side *Sidecar, how Packing) (string, error) {
-	if how.ext() != fileExt {
+	if how.Ext() != "" {
 		packed, err := s.pack(temp, how)
 		if err != nil {
 			return "", err
@@ -163,7 +184,7 @@ func (s Store) add(temp string, side *Sidecar, how Packing) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	beside, err := s.temp()
+	beside, err := Temp(s.Dir)
 	if err != nil {
 		return "", err
 	}
@@ -185,7 +206,7 @@ func (s Store) add(temp string, side *Sidecar, how Packing) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if err := os.Link(temp, filepath.Join(s.Dir, name+how.ext())); err != nil {
+		if err := os.Link(temp, filepath.Join(s.Dir, name+fileExt+how.Ext())); err != nil {
 			return "", errors.Join(err, os.Remove(s.sidecar(name)))
 		}
 		return name, syncDir(s.Dir)
@@ -199,7 +220,7 @@ func (s Store) pack(file string, how Packing) (string, error) {
 		return "", err
 	}
 	defer in.Close()
-	out, err := s.temp()
+	out, err := Temp(s.Dir)
 	if err != nil {
 		return "", err
 	}
@@ -222,19 +243,19 @@ func (e Entry) Open(identity string) (file string, done func() error, err error)
 		return "", nil, err
 	}
 	defer in.Close()
-	r, err := unpacked(filepath.Base(e.File), in, identity)
+	r, err := Unpacked("snapshot", filepath.Base(e.File), in, identity)
 	if err != nil {
 		return "", nil, err
 	}
 	if c, ok := r.(io.Closer); ok {
 		defer c.Close()
 	}
-	out, err := Store{filepath.Dir(e.File)}.temp()
+	out, err := Temp(filepath.Dir(e.File))
 	if err != nil {
 		return "", nil, err
 	}
 	if _, err := io.Copy(out, r); err != nil {
-		return "", nil, errors.Join(notWhole(filepath.Base(e.File), err), out.Close(), os.Remove(out.Name()))
+		return "", nil, errors.Join(notWhole("snapshot", filepath.Base(e.File), err), out.Close(), os.Remove(out.Name()))
 	}
 	if err := out.Close(); err != nil {
 		return "", nil, errors.Join(err, os.Remove(out.Name()))

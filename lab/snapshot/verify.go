@@ -41,7 +41,7 @@ func (v *Verify) Do(ctx context.Context, e *lab.Env) (_ *Sidecar, err error) {
 		return nil, err
 	}
 	if known != nil {
-		if err := known.same(v.Snapshot, now); err != nil {
+		if err := known.Same(v.Snapshot, now); err != nil {
 			return nil, err
 		}
 		now = known

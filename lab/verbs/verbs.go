@@ -62,6 +62,13 @@ func All() lab.Verbs {
 			"defrag-all":      func() lab.Action { return &action.DefragAll{} },
 			"free-space":      func() lab.Action { return &action.FreeSpace{} },
 
+			"state-save":    func() lab.Action { return &action.StateSave{} },
+			"state-restore": func() lab.Action { return &action.StateRestore{} },
+			"state-export":  func() lab.Action { return &action.StateExport{} },
+			"state-import":  func() lab.Action { return &action.StateImport{} },
+			"state-prune":   func() lab.Action { return &action.StatePrune{} },
+			"state-delete":  func() lab.Action { return &action.StateDelete{} },
+
 			"etcdctl": func() lab.Action { return &action.Etcdctl{} },
 			"etcdutl": func() lab.Action { return &action.Etcdutl{} },
 
@@ -88,6 +95,7 @@ func All() lab.Verbs {
 			"fail-disk": func() lab.Fault { return &fault.FailDisk{} },
 			"corrupt":   func() lab.Fault { return &fault.Corrupt{} },
 			"snapshot":  func() lab.Fault { return &fault.Snapshot{} },
+			"state":     func() lab.Fault { return &fault.State{} },
 			"take-port": func() lab.Fault { return &fault.TakePort{} },
 
 			"certificate": func() lab.Fault { return &fault.Certificate{} },
@@ -111,6 +119,7 @@ func All() lab.Verbs {
 			"health":   func() lab.Check { return &check.Health{} },
 			"process":  func() lab.Check { return &check.Process{} },
 			"snapshot": func() lab.Check { return &check.Snapshot{} },
+			"state":    func() lab.Check { return &check.State{} },
 			"file":     func() lab.Check { return &check.File{} },
 
 			"handshake":   func() lab.Check { return &check.Handshake{} },
