@@ -20,4 +20,4 @@ func (a *app) member() *cobra.Command {
 	return cmd
 }
 
-func (a *app) switchTo() *cobra.Command { return a.operate("switch", "switch", &recovery.Stretch{}) }
+func (a *app) switchTo() *cobra.Command { return a.operate("switch", "switch", &recovery.Switch{}) }

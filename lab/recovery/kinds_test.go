@@ -63,7 +63,7 @@ func TestPlans(t *testing.T) {
 			&Shrink{Decided: ShrinkPlan{Was: three, Leave: []string{"m3", "m2"}, Heir: "m1"}},
 			"remove m3, fence m3, remove m2, fence m2, look at the whole cluster"},
 		"switch of one": {
-			&Stretch{Decided: StretchPlan{Was: standing("", "m1"), Join: []string{"m2"}, Leave: []string{"m1"}}},
+			&Switch{Decided: SwitchPlan{Was: standing("", "m1"), Join: []string{"m2"}, Leave: []string{"m1"}}},
 			"clear m2, add m2 as a learner, start m2, promote m2, hand leadership over from m1 to m2, remove m1, fence m1, look at the whole cluster"},
 		"rolling restart": {
 			&RollingRestart{Decided: Ordered{Was: three, Order: []string{"m2", "m3", "m1"}}},
@@ -98,7 +98,7 @@ func TestPlans(t *testing.T) {
 func TestPlansSurviveTheJournal(t *testing.T) {
 	for name, op := range map[string]operation.Operation{
 		"replace": &Replace{CatchUp: time.Minute, Decided: ReplacePlan{Was: standing("m2", "m1", "m2", "m3"), Out: "m2", In: "m4", Dead: true}},
-		"switch":  &Stretch{To: []string{"m4"}, Decided: StretchPlan{Was: standing("", "m1", "m2"), Join: []string{"m4"}, Leave: []string{"m2", "m1"}}},
+		"switch":  &Switch{To: []string{"m4"}, Decided: SwitchPlan{Was: standing("", "m1", "m2"), Join: []string{"m4"}, Leave: []string{"m2", "m1"}}},
 	} {
 		data, err := json.Marshal(op)
 		if err != nil {
