@@ -45,6 +45,7 @@ func kinds() map[string]operation.Operation {
 		"rolling-restart": &RollingRestart{},
 		"defrag-all":      &Defrag{},
 		"free-space":      &FreeSpace{},
+		"upgrade":         &Upgrade{},
 	}
 }
 
