@@ -81,6 +81,61 @@ func TestKilledOperations(t *testing.T) {
 	}
 }
 
+// An upgrade is killed after each record of its journal, too. There are two
+// builds of one release, told apart by their last bytes.
+func TestKilledUpgrades(t *testing.T) {
+	if os.Getenv("ETCDRILL_DRILLS") != "all" {
+		t.Skip("set ETCDRILL_DRILLS=all to kill operations at every record")
+	}
+	b := raise(t, 3, 0)
+	members := []string{"m1", "m2", "m3"}
+	data, err := os.ReadFile(filepath.Join(b.cluster.Seats[0].Bin, "etcd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there := filepath.Join(b.dir, "here"), filepath.Join(b.dir, "there")
+	for dir, build := range map[string][]byte{here: data, there: append(slices.Clone(data), "another build"...)} {
+		for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
+			if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, tool), build, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for n := 1; ; n++ {
+		for _, way := range []string{"rollback", "resume"} {
+			b.killed(t, n, "upgrade", "--to-dir", there)
+			out, code := b.command(t, nil, way)
+			over := code == exitFail && strings.Contains(out, "an unfinished operation, got none")
+			if code != exitPass && !over {
+				t.Fatalf("killed after %d records: %s: exit %d\n%s", n, way, code, out)
+			}
+			if over || way == "resume" {
+				here, there = there, here
+			}
+			when := fmt.Sprintf("killed after %d records, %s", n, way)
+			b.stands(t, when, members)
+			want, err := os.Stat(filepath.Join(here, "etcd"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range b.cluster.Seats {
+				files, err := os.ReadDir(m.Bin)
+				if err != nil {
+					t.Fatal(err)
+				}
+				is, err := os.Stat(filepath.Join(m.Bin, "etcd"))
+				if err != nil || is.Size() != want.Size() || len(files) != 3 {
+					t.Errorf("%s: %s has %d files, etcd %v, %v; want 3, and etcd of %d bytes", when, m.Name, len(files), is, err, want.Size())
+				}
+			}
+			if over {
+				t.Logf("%d records", n)
+				return
+			}
+		}
+	}
+}
+
 // raised is a lab that stays, for tests that call commands on it.
 type raised struct {
 	dir     string

@@ -46,6 +46,7 @@ func kinds() map[string]operation.Operation {
 		"defrag-all":      &Defrag{},
 		"free-space":      &FreeSpace{},
 		"upgrade":         &Upgrade{},
+		"rotate":          &Rotate{},
 	}
 }
 

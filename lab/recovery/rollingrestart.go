@@ -98,19 +98,20 @@ func (r *RollingRestart) Steps(e *lab.Env) ([]operation.Step, error) {
 // restart stops and starts a member, in two steps, so that the plan shows with
 // how many the cluster stands between them.
 func (c *course) restart(name string) {
-	c.halt(name)
+	c.halt(name, "")
 	c.launch(name, operation.Step{Name: "start " + name + " again"})
 }
 
-// halt stops a member that is to be started again.
-func (c *course) halt(name string) {
+// halt stops a member that is to be started again; why tells one time from
+// another.
+func (c *course) halt(name, why string) {
 	m, all := c.seat(name), c.now
 	x, _ := all.find(name)
 	x.Down = true
 	c.now = all.with(x)
 	others := c.now
 	c.add(operation.Step{
-		Name:      "stop " + name,
+		Name:      "stop " + name + why,
 		Shell:     []string{at(m, "systemctl", "stop", "etcd")},
 		ShellUndo: []string{at(m, "systemctl", "start", "etcd")},
 		Before: func(ctx context.Context, e *lab.Env) error {

@@ -235,13 +235,13 @@ func (u *Upgrade) Steps(e *lab.Env) ([]operation.Step, error) {
 	}
 	c.bring(d, hosts)
 	if u.Down {
-		c.enable(etcd.Minor(d.To))
+		c.enable(etcd.Minor(d.From), etcd.Minor(d.To))
 	}
 	for i, name := range d.Order {
 		if heir, ok := d.Was.heir(); ok && name == d.Was.Leader {
 			c.handOver(name, heir)
 		}
-		c.halt(name)
+		c.halt(name, "")
 		c.exchange(name, d.To)
 		start := operation.Step{
 			Name:      "start " + name + " with etcd " + d.To,
@@ -422,7 +422,7 @@ func versioned(ctx context.Context, e *lab.Env, members []*lab.Member, want stri
 
 // enable lets etcd write its data in the format of the minor release before, and
 // waits until all members have: then the older binaries read it.
-func (c *course) enable(minor string) {
+func (c *course) enable(from, minor string) {
 	now := c.now
 	ctl := func(ctx context.Context, e *lab.Env, settled string, args ...string) error {
 		up, _, err := agreed(ctx, e)
@@ -436,6 +436,13 @@ func (c *course) enable(minor string) {
 		}
 		return err
 	}
+	are := func(ctx context.Context, e *lab.Env, minor string) error {
+		members, err := seats(e.Cluster, c.was.Members.names())
+		if err != nil {
+			return err
+		}
+		return versioned(ctx, e, members, minor)
+	}
 	c.add(operation.Step{
 		Name:      "let the data become that of " + minor,
 		Shell:     []string{"etcdctl downgrade validate " + minor, "etcdctl downgrade enable " + minor, "curl URL/version  # of each: etcdcluster and storage " + minor},
@@ -448,14 +455,13 @@ func (c *course) enable(minor string) {
 			}
 			return ctl(ctx, e, underWay, "enable", minor)
 		},
-		Gate: func(ctx context.Context, e *lab.Env) error {
-			members, err := seats(e.Cluster, c.was.Members.names())
-			if err != nil {
+		Gate: func(ctx context.Context, e *lab.Env) error { return are(ctx, e, minor) },
+		Undo: func(ctx context.Context, e *lab.Env) error {
+			if err := ctl(ctx, e, "no inflight downgrade", "cancel"); err != nil {
 				return err
 			}
-			return versioned(ctx, e, members, minor)
+			return are(ctx, e, from)
 		},
-		Undo: func(ctx context.Context, e *lab.Env) error { return ctl(ctx, e, "no inflight downgrade", "cancel") },
 	})
 }
 
