@@ -23,7 +23,7 @@ test-drills: ## every shipped drill, those that show damage too, and 50 killed r
 	ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 3 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'
 
 test-kills: ## operations killed at every record of their journal, then resumed, then rolled back; takes long
-	ETCDRILL_DRILLS=all $(GO) test -timeout 60m -parallel 3 ./cmd/etcdrill -run 'TestKilledOperations|TestOperationsSurviveKills'
+	ETCDRILL_DRILLS=all $(GO) test -timeout 60m -parallel 3 ./cmd/etcdrill -run 'TestKilledOperations|TestKilledUpgrades|TestOperationsSurviveKills'
 
 test-museum: build ## stock etcd binaries with a known bug: found; without it: no false alarm
 	fixtures/museum/test

@@ -31,28 +31,43 @@ func TestKilledOperations(t *testing.T) {
 	if os.Getenv("ETCDRILL_DRILLS") != "all" {
 		t.Skip("set ETCDRILL_DRILLS=all to kill operations at every record")
 	}
-	for name, there := range map[string][]string{
-		"replace": {"m4", "m2", "m3"},
-		"switch":  {"m4", "m5", "m6"},
+	for name, c := range map[string]struct {
+		here, there []string
+		args        func(here, there []string) []string
+		anew        bool // it becomes another cluster
+	}{
+		"replace": {[]string{"m1", "m2", "m3"}, []string{"m4", "m2", "m3"}, func(here, there []string) []string {
+			return []string{"member", "replace", "--member", here[0], "--with", there[0]}
+		}, false},
+		"switch": {[]string{"m1", "m2", "m3"}, []string{"m4", "m5", "m6"}, func(_, there []string) []string {
+			return []string{"switch", "--to", strings.Join(there, ",")}
+		}, false},
+		"switch by snapshot": {[]string{"m1", "m2"}, []string{"m3", "m4"}, func(_, there []string) []string {
+			return []string{"switch", "--method", "snapshot", "--to", strings.Join(there, ",")}
+		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := raise(t, 3, 3)
-			here := []string{"m1", "m2", "m3"}
+			here, there := c.here, c.there
+			b := raise(t, len(here), len(here))
 			for n := 1; ; n++ {
-				args := []string{"switch", "--to", strings.Join(there, ",")}
-				if name == "replace" {
-					args = []string{"member", "replace", "--member", here[0], "--with", there[0]}
-				}
+				args := c.args(here, there)
 				for _, way := range []string{"rollback", "resume"} {
 					b.killed(t, n, args...)
 					out, code := b.command(t, nil, way)
+					if c.anew && way == "rollback" && strings.Contains(out, "cannot go back behind step") {
+						way = "resume" // the new cluster serves: there is only the way forward
+						out, code = b.command(t, nil, way)
+					}
 					over := code == exitFail && strings.Contains(out, "an unfinished operation, got none") // the last record was its end
 					if code != exitPass && !over {
 						t.Fatalf("killed after %d records: %s: exit %d\n%s", n, way, code, out)
 					}
 					if over || way == "resume" {
 						here, there = there, here
+						if args = c.args(here, there); c.anew {
+							b.becomes(t, here)
+						}
 					}
 					b.stands(t, fmt.Sprintf("killed after %d records, %s (exit %d: %s)", n, way, code, out), here)
 					t.Logf("killed after %d records, %s: %q are the members, with all the data", n, way, here)
@@ -63,6 +78,61 @@ func TestKilledOperations(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An upgrade is killed after each record of its journal, too. There are two
+// builds of one release, told apart by their last bytes.
+func TestKilledUpgrades(t *testing.T) {
+	if os.Getenv("ETCDRILL_DRILLS") != "all" {
+		t.Skip("set ETCDRILL_DRILLS=all to kill operations at every record")
+	}
+	b := raise(t, 3, 0)
+	members := []string{"m1", "m2", "m3"}
+	data, err := os.ReadFile(filepath.Join(b.cluster.Seats[0].Bin, "etcd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there := filepath.Join(b.dir, "here"), filepath.Join(b.dir, "there")
+	for dir, build := range map[string][]byte{here: data, there: append(slices.Clone(data), "another build"...)} {
+		for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
+			if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, tool), build, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for n := 1; ; n++ {
+		for _, way := range []string{"rollback", "resume"} {
+			b.killed(t, n, "upgrade", "--to-dir", there)
+			out, code := b.command(t, nil, way)
+			over := code == exitFail && strings.Contains(out, "an unfinished operation, got none")
+			if code != exitPass && !over {
+				t.Fatalf("killed after %d records: %s: exit %d\n%s", n, way, code, out)
+			}
+			if over || way == "resume" {
+				here, there = there, here
+			}
+			when := fmt.Sprintf("killed after %d records, %s", n, way)
+			b.stands(t, when, members)
+			want, err := os.Stat(filepath.Join(here, "etcd"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range b.cluster.Seats {
+				files, err := os.ReadDir(m.Bin)
+				if err != nil {
+					t.Fatal(err)
+				}
+				is, err := os.Stat(filepath.Join(m.Bin, "etcd"))
+				if err != nil || is.Size() != want.Size() || len(files) != 3 {
+					t.Errorf("%s: %s has %d files, etcd %v, %v; want 3, and etcd of %d bytes", when, m.Name, len(files), is, err, want.Size())
+				}
+			}
+			if over {
+				t.Logf("%d records", n)
+				return
+			}
+		}
 	}
 }
 
@@ -157,6 +227,25 @@ func (b *raised) look(t *testing.T, seats []*lab.Member) (id, keys string) {
 		t.Fatal(etcd.Describe(hashes))
 	}
 	return etcd.HexID(l.Cluster), etcd.Describe(hashes[:1])[len(seats[0].Name):]
+}
+
+// becomes wants another cluster on these members than there was; what it holds
+// is for stands.
+func (b *raised) becomes(t *testing.T, members []string) {
+	t.Helper()
+	var in []*lab.Member
+	for _, name := range members {
+		m, err := b.cluster.Member(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in = append(in, m)
+	}
+	id, _ := b.look(t, in)
+	if id == b.id {
+		t.Errorf("it is still cluster %s", id)
+	}
+	b.id = id
 }
 
 // stands wants these members and no other, the cluster and the data of the

@@ -20,4 +20,8 @@ func (a *app) member() *cobra.Command {
 	return cmd
 }
 
-func (a *app) switchTo() *cobra.Command { return a.operate("switch", "switch", &recovery.Stretch{}) }
+func (a *app) switchTo() *cobra.Command { return a.operate("switch", "switch", &recovery.Switch{}) }
+
+func (a *app) upgrade() *cobra.Command { return a.operate("upgrade", "upgrade", &recovery.Upgrade{}) }
+
+func (a *app) rotate() *cobra.Command { return a.operate("rotate", "rotate", &recovery.Rotate{}) }

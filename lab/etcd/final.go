@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -49,15 +47,9 @@ func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, 
 	for _, r := range rev {
 		at = min(at, r)
 	}
-	err = Each(seats, func(i int, m *lab.Member) error {
-		return call(ctx, c, m, func(ctx context.Context, _ pb.KVClient, mt pb.MaintenanceClient) error {
-			r, err := mt.HashKV(ctx, &pb.HashKVRequest{Revision: at})
-			out[i] = Hash{Seat: m, Hash: r.GetHash(), Revision: at, Compact: r.GetCompactRevision()}
-			if status.Code(err) == codes.OutOfRange { // compacted meanwhile, or not there yet
-				return fmt.Errorf("%w: revision %d: %s", ErrNotComparable, at, status.Convert(err).Message())
-			}
-			return err
-		})
+	err = Each(seats, func(i int, m *lab.Member) (err error) {
+		out[i], err = HashAt(ctx, c, m, at)
+		return err
 	})
 	if err != nil {
 		return nil, err

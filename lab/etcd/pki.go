@@ -322,10 +322,7 @@ func loadPKI(dir, name string) (*PKI, error) {
 // Authority reads an authority of a lab by name. The new one is made when it
 // is first asked for, to be valid for a year.
 func Authority(c *lab.Cluster, name string) (*PKI, error) {
-	if c.TLS == nil {
-		return nil, fmt.Errorf("this lab has no certificates: set `cluster.tls: mutual`")
-	}
-	p, err := loadPKI(PKIDir(c), name)
+	p, err := Issuer(c, name)
 	if name != NewCA || !errors.Is(err, fs.ErrNotExist) {
 		return p, err
 	}
@@ -333,6 +330,15 @@ func Authority(c *lab.Cluster, name string) (*PKI, error) {
 		return nil, err
 	}
 	return p, p.save(PKIDir(c), name)
+}
+
+// Issuer reads an authority of a lab by name, and makes none: one that was never
+// asked for gives an error that matches fs.ErrNotExist.
+func Issuer(c *lab.Cluster, name string) (*PKI, error) {
+	if c.TLS == nil {
+		return nil, fmt.Errorf("this lab has no certificates: set `cluster.tls: mutual`")
+	}
+	return loadPKI(PKIDir(c), name)
 }
 
 // RenewAuthority gives an authority of a lab another certificate for the same
@@ -396,6 +402,11 @@ func (p *PKI) Install(ctx context.Context, m *lab.Member) error {
 	if err := PutTrust(ctx, m, p); err != nil {
 		return err
 	}
+	return p.Equip(ctx, m)
+}
+
+// Equip puts new Pairs for a member on its host.
+func (p *PKI) Equip(ctx context.Context, m *lab.Member) error {
 	for _, name := range Pairs {
 		pair, err := p.Sign(For(m, name))
 		if err != nil {

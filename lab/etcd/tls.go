@@ -93,6 +93,67 @@ func Stranger(p Pair) (Caller, error) {
 	return Caller{Shows: &cert}, err
 }
 
+// Peer is the Caller that a member of a seat is among its peers: it shows and
+// trusts what lies on its host now.
+func Peer(ctx context.Context, m *lab.Member) (Caller, error) {
+	p, err := GetPair(ctx, m, "peer")
+	if err != nil {
+		return Caller{}, err
+	}
+	who, err := Stranger(p)
+	if err != nil {
+		return who, fmt.Errorf("certificate peer of %s: %w", m.Name, err)
+	}
+	who.Trust, err = trusts(ctx, m)
+	return who, err
+}
+
+// trusts is whom a member trusts once it is started.
+func trusts(ctx context.Context, m *lab.Member) (*x509.CertPool, error) {
+	trust, err := getPKI(ctx, m, trustFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(trust) {
+		return nil, fmt.Errorf("certificates of %s: %s holds no certificate", m.Name, trustFile)
+	}
+	return pool, nil
+}
+
+// Familiar looks whether the lab's clients and a member that is started now
+// would believe each other, by what lies on its host. The first thing that is
+// in the way is a *lab.Failure.
+func Familiar(ctx context.Context, c *lab.Cluster, m *lab.Member) error {
+	who, err := Clients(c)
+	if err != nil {
+		return err
+	}
+	p, err := GetPair(ctx, m, "server")
+	if err != nil {
+		return err
+	}
+	leaf, err := ParseCert(p.Cert)
+	if err != nil {
+		return fmt.Errorf("certificate server of %s: %w", m.Name, err)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: who.Trust, DNSName: parse(m.ClientURL).Hostname()}); err != nil {
+		return &lab.Failure{What: "certificate server of " + m.Name, Want: "one that the clients believe: let them trust its authority first", Got: err.Error()}
+	}
+	trust, err := trusts(ctx, m)
+	if err != nil {
+		return err
+	}
+	mine, err := x509.ParseCertificate(who.Shows.Certificate[0])
+	if err != nil {
+		return err
+	}
+	if _, err := mine.Verify(x509.VerifyOptions{Roots: trust, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		return &lab.Failure{What: "certificate of the clients", Want: "one that " + m.Name + " believes: let it trust their authority first", Got: err.Error()}
+	}
+	return nil
+}
+
 // Reception is how a member took a new connection.
 type Reception struct {
 	Accepted bool

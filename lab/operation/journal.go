@@ -45,11 +45,12 @@ type State struct {
 	Name    string    // of the operation, such as restore
 	Began   time.Time // when it had decided
 	Plan    json.RawMessage
-	Done    []string // steps whose gate held and which are not undone, in order
-	Begun   string   // the step that was begun or is being undone, empty between two
-	Back    bool     // it is on its way back
-	Reason  string   // why it went back, or empty
-	Over    bool     // it ended, done or undone whole
+	Done    []string             // steps whose gate held and which are not undone, in order
+	DoneAt  map[string]time.Time `json:",omitempty"` // when the gate of a step held last
+	Begun   string               // the step that was begun or is being undone, empty between two
+	Back    bool                 // it is on its way back
+	Reason  string               // why it went back, or empty
+	Over    bool                 // it ended, done or undone whole
 	file    string
 	records int
 }
@@ -144,6 +145,10 @@ func (s *State) apply(r Record) {
 		s.Begun = r.Step
 	case markDone:
 		s.Begun, s.Done = "", append(s.Done, r.Step)
+		if s.DoneAt == nil {
+			s.DoneAt = map[string]time.Time{}
+		}
+		s.DoneAt[r.Step] = r.At
 	case markUndo:
 		s.Begun, s.Back = r.Step, true
 		s.Done = slices.DeleteFunc(s.Done, func(d string) bool { return d == r.Step })

@@ -62,12 +62,19 @@ func TestPlans(t *testing.T) {
 		"shrink to one": {
 			&Shrink{Decided: ShrinkPlan{Was: three, Leave: []string{"m3", "m2"}, Heir: "m1"}},
 			"remove m3, fence m3, remove m2, fence m2, look at the whole cluster"},
+		"nothing to switch": {&Switch{Method: bySnapshot}, ""},
 		"switch of one": {
-			&Stretch{Decided: StretchPlan{Was: standing("", "m1"), Join: []string{"m2"}, Leave: []string{"m1"}}},
+			&Switch{Decided: SwitchPlan{Was: standing("", "m1"), Join: []string{"m2"}, Leave: []string{"m1"}}},
 			"clear m2, add m2 as a learner, start m2, promote m2, hand leadership over from m1 to m2, remove m1, fence m1, look at the whole cluster"},
 		"rolling restart": {
 			&RollingRestart{Decided: Ordered{Was: three, Order: []string{"m2", "m3", "m1"}}},
 			"stop m2, start m2 again, stop m3, start m3 again, hand leadership over from m1 to m2, stop m1, start m1 again, look at the whole cluster"},
+		"upgrade": {
+			&Upgrade{Decided: UpgradePlan{Was: three, Order: []string{"m2", "m1"}, From: "3.6.16", To: "3.7.3", Tools: []Binary{{Name: "etcd"}}}},
+			"bring etcd 3.7.3 to m1, m2, stop m2, exchange the binaries of m2, start m2 with etcd 3.7.3, hand leadership over from m1 to m2, stop m1, exchange the binaries of m1, start m1 with etcd 3.7.3, look at the versions, look at the whole cluster, clear up"},
+		"downgrade": {
+			&Upgrade{Down: true, Decided: UpgradePlan{Was: three, Order: []string{"m2"}, From: "3.7.3", To: "3.6.16", Tools: []Binary{{Name: "etcd"}}}},
+			"bring etcd 3.6.16 to m2, let the data become that of 3.6, stop m2, exchange the binaries of m2, start m2 with etcd 3.6.16, look at the versions, look at the whole cluster, clear up"},
 		"defragmentation": {
 			&Defrag{Decided: Ordered{Was: three, Order: []string{"m2", "m1"}}},
 			"defragment m2, hand leadership over from m1 to m2, defragment m1, look at the whole cluster"},
@@ -98,7 +105,7 @@ func TestPlans(t *testing.T) {
 func TestPlansSurviveTheJournal(t *testing.T) {
 	for name, op := range map[string]operation.Operation{
 		"replace": &Replace{CatchUp: time.Minute, Decided: ReplacePlan{Was: standing("m2", "m1", "m2", "m3"), Out: "m2", In: "m4", Dead: true}},
-		"switch":  &Stretch{To: []string{"m4"}, Decided: StretchPlan{Was: standing("", "m1", "m2"), Join: []string{"m4"}, Leave: []string{"m2", "m1"}}},
+		"switch":  &Switch{To: []string{"m4"}, Decided: SwitchPlan{Was: standing("", "m1", "m2"), Join: []string{"m4"}, Leave: []string{"m2", "m1"}}},
 	} {
 		data, err := json.Marshal(op)
 		if err != nil {
@@ -170,5 +177,36 @@ func TestRoster(t *testing.T) {
 	}
 	if got := r.without("m1").String(); got != "m2 (aa), m3 (new, learner)" {
 		t.Error(got)
+	}
+}
+
+// Where an upgrade ends before it begins.
+func TestPermitted(t *testing.T) {
+	for _, c := range []struct {
+		from, to string
+		down     bool
+		refused  string // empty: permitted
+	}{
+		{"3.6.16", "3.7.3", false, ""},
+		{"3.5.32", "3.6.16", false, ""},
+		{"3.7.3", "3.7.3", false, ""},
+		{"3.7.3", "3.7.0", false, ""},
+		{"3.7.3", "3.6.16", true, ""},
+		{"3.6.16", "3.7.0-rc.0", false, ""},
+		{"3.5.32", "3.7.3", false, "3.6 first"},
+		{"3.5.19", "3.6.16", false, "3.5.32 or later"},
+		{"3.5.31", "3.6.16", false, "3.5.32 or later"},
+		{"3.7.3", "3.6.16", false, "`down`"},
+		{"3.7.3", "3.5.35", true, "one minor release down"},
+		{"3.6.16", "3.7.3", true, "one minor release down"},
+		{"3.7.3", "3.7.2", true, "one minor release down"},
+		{"3.7.3", "4.7.3", false, "the same major release"},
+		{"3.7", "3.7.3", false, "not three numbers"},
+		{"3.x.1", "3.7.3", false, "expected one such as 3.7.3"},
+	} {
+		err := (&Upgrade{Down: c.down}).permitted(c.from, c.to)
+		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("from %s to %s, down %v: %v, want %q", c.from, c.to, c.down, err, c.refused)
+		}
 	}
 }

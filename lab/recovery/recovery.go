@@ -41,10 +41,12 @@ func kinds() map[string]operation.Operation {
 		"replace":         &Replace{},
 		"grow":            &Grow{},
 		"shrink":          &Shrink{},
-		"switch":          &Stretch{},
+		"switch":          &Switch{},
 		"rolling-restart": &RollingRestart{},
 		"defrag-all":      &Defrag{},
 		"free-space":      &FreeSpace{},
+		"upgrade":         &Upgrade{},
+		"rotate":          &Rotate{},
 	}
 }
 

@@ -58,17 +58,42 @@ type File struct {
 
 // RestorePlan is what a restore has decided.
 type RestorePlan struct {
-	Token    string // cluster token of the new cluster; names what lies aside too
-	SHA256   string // of the snapshot file
+	Content
+	Token   string  // cluster token of the new cluster; names what lies aside too
+	Bump    int64   // added to Revision on every member; 0: nothing is lost, and revisions go on
+	Highest int64   // revision that anybody was seen at
+	Cluster string  // id of the new cluster, hexadecimal
+	Served  bool    // the old cluster did
+	Places  []Place // all seats
+}
+
+// Content is what is in a snapshot.
+type Content struct {
+	SHA256   string // of the file
 	Size     int64
-	Revision int64    // of the snapshot
-	Keys     int64    // in it
+	Revision int64
+	Keys     int64
 	IDs      []string // of the members it lists, hexadecimal
-	Bump     int64    // added to Revision on every member
-	Highest  int64    // revision that anybody was seen at
-	Cluster  string   // id of the new cluster, hexadecimal
-	Served   bool     // the old cluster did
-	Places   []Place  // all seats
+	// HashKV of all members at Revision while they stood still, and where they
+	// were compacted; 0 when they did not.
+	Hash      uint32 `json:",omitempty"`
+	Compacted int64  `json:",omitempty"`
+}
+
+// contentOf reads a snapshot, once it is found to be whole.
+func contentOf(name string, data []byte) (Content, *etcd.Database, error) {
+	if err := etcd.VerifySnapshot(name, bytes.NewReader(data)); err != nil {
+		return Content{}, nil, err
+	}
+	db, err := etcd.ReadSnapshot(data)
+	if err != nil {
+		return Content{}, nil, &lab.Failure{What: "snapshot " + name, Want: "a database of etcd", Got: err.Error()}
+	}
+	c := Content{SHA256: checksum(data), Size: int64(len(data)), Revision: db.Revision, Keys: int64(len(db.Keys))}
+	for _, m := range db.Members {
+		c.IDs = append(c.IDs, m.HexID())
+	}
+	return c, db, nil
 }
 
 // Doc is one sentence for lists and help.
@@ -120,17 +145,10 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := etcd.VerifySnapshot(r.File, bytes.NewReader(data)); err != nil {
-		return err
-	}
-	content, err := etcd.ReadSnapshot(data)
-	if err != nil {
-		return &lab.Failure{What: "snapshot " + r.File, Want: "a database of etcd", Got: err.Error()}
-	}
 	d := &r.Decided
-	d.SHA256, d.Size, d.Revision, d.Keys = checksum(data), int64(len(data)), content.Revision, int64(len(content.Keys))
-	for _, m := range content.Members {
-		d.IDs = append(d.IDs, m.HexID())
+	var content *etcd.Database
+	if d.Content, content, err = contentOf(r.File, data); err != nil {
+		return err
 	}
 	if d.Places, err = r.places(ctx, e); err != nil {
 		return err
@@ -146,6 +164,23 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	if err := r.ours(known, content); err != nil {
 		return err
 	}
+	if err := r.identify(e, known); err != nil {
+		return err
+	}
+	// What was seen is not all there was: whoever saw more may be gone. A
+	// billion is a week of 1,500 writes a second (FE17).
+	d.Highest = max(known.highest, d.Revision)
+	d.Bump = leap + (d.Highest-d.Revision)*6/5
+	return r.room(ctx, e)
+}
+
+// leap is how far above everything that was seen a restored cluster goes on.
+const leap = 1_000_000_000
+
+// identify decides who the new cluster and its members are, and refuses ids
+// that anybody had before.
+func (r *Restore) identify(e *lab.Env, known known) error {
+	d := &r.Decided
 	if d.Token = r.Token; d.Token == "" {
 		d.Token = etcd.NewToken()
 	}
@@ -166,11 +201,7 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 			return &lab.Failure{What: "cluster id after the restore", Want: "one that was never seen in this lab (FE3)", Got: d.Cluster}
 		}
 	}
-	// What was seen is not all there was: whoever saw more may be gone. A
-	// billion is a week of 1,500 writes a second (FE17).
-	d.Highest = max(known.highest, d.Revision)
-	d.Bump = 1_000_000_000 + (d.Highest-d.Revision)*6/5
-	return r.room(ctx, e)
+	return nil
 }
 
 // places looks at all seats and decides who is a target.
@@ -300,37 +331,17 @@ func knownOf(ctx context.Context, e *lab.Env, places []Place, look []lab.Status)
 			}
 		}
 	}
-	past, err := operation.List(e.Cluster)
+	past, err := restores(e.Cluster)
 	if err != nil {
 		return k, err
 	}
-	for _, s := range past {
-		before, err := restored(s)
-		if err != nil {
-			return k, err
-		}
-		if before == nil {
-			continue
-		}
+	for _, before := range past {
 		d := before.Decided
 		k.ids = append(append(k.ids, d.IDs...), d.Cluster)
 		k.tokens = append(k.tokens, d.Token)
 		k.highest = max(k.highest, d.Highest, d.Revision+d.Bump)
 	}
 	return k, nil
-}
-
-// restored is the restore that an operation was; nil when it was none. That of
-// a state has one in it.
-func restored(s operation.State) (*Restore, error) {
-	if s.Name != "restore" && s.Name != StateRestore {
-		return nil, nil
-	}
-	r := &Restore{}
-	if err := json.Unmarshal(s.Plan, r); err != nil {
-		return nil, fmt.Errorf("operation %s: %w", s.ID, err)
-	}
-	return r, nil
 }
 
 // StateRestore is the name of the operation that goes back to a state, see
@@ -385,16 +396,21 @@ func (r *Restore) room(ctx context.Context, e *lab.Env) error {
 	const wal = 64 << 20
 	return etcd.Each(r.targets(e), func(_ int, m *lab.Member) error {
 		for at, need := range map[string]int64{m.DataDir: 2*r.Decided.Size + wal, m.Host.Dir(): r.Decided.Size} {
-			have, err := free(ctx, m, at)
-			if err != nil {
+			if err := roomFor(ctx, m, at, need); err != nil {
 				return err
-			}
-			if have < need {
-				return &lab.Failure{What: "room on " + m.Name + " for " + at, Want: fmt.Sprintf("%d MiB", need>>20), Got: fmt.Sprintf("%d MiB", have>>20)}
 			}
 		}
 		return nil
 	})
+}
+
+// roomFor refuses a host that has fewer bytes left for a path.
+func roomFor(ctx context.Context, m *lab.Member, at string, need int64) error {
+	have, err := free(ctx, m, at)
+	if err == nil && have < need {
+		err = &lab.Failure{What: "room on " + m.Name + " for " + at, Want: fmt.Sprintf("%d MiB", need>>20), Got: fmt.Sprintf("%d MiB", have>>20)}
+	}
+	return err
 }
 
 // join is how the restored members begin.
@@ -450,28 +466,63 @@ func (r *Restore) upload(m *lab.Member) string {
 	return path.Join(m.Host.Dir(), "restore-"+r.Decided.Token+".snapshot")
 }
 
+// restored is a restore of the past, and what became of it.
+type restored struct {
+	*Restore
+	State operation.State
+}
+
+// restores are all restores that a lab's operations have decided on, those that
+// are a part of a switch or of the way back to a state too.
+func restores(c *lab.Cluster) ([]restored, error) {
+	all, err := operation.List(c)
+	if err != nil {
+		return nil, err
+	}
+	var out []restored
+	for _, s := range all {
+		op, ok := Kinds(s.Name)
+		switch {
+		case s.Name == StateRestore:
+			op = &Restore{}
+		case !ok:
+			continue
+		}
+		if err := json.Unmarshal(s.Plan, op); err != nil {
+			return nil, fmt.Errorf("operation %s: %w", s.ID, err)
+		}
+		switch op := op.(type) {
+		case *Restore:
+			out = append(out, restored{op, s})
+		case *Switch:
+			if r := op.restore(); r != nil {
+				out = append(out, restored{r, s})
+			}
+		}
+	}
+	return out, nil
+}
+
 // Discard removes the data that finished restores of a lab have put aside. It
 // is refused while an operation is unfinished, which may need it.
 func Discard(ctx context.Context, e *lab.Env) error {
-	all, err := operation.List(e.Cluster)
+	open, err := operation.Unfinished(e.Cluster)
 	if err != nil {
 		return err
 	}
-	for _, s := range all {
-		if !s.Over {
-			return &lab.Failure{What: "discarding what lies aside", Want: "no unfinished operation (`resume` or `rollback` ends it)", Got: s.String()}
-		}
+	if open != nil {
+		return &lab.Failure{What: "discarding what lies aside", Want: "no unfinished operation (`resume` or `rollback` ends it)", Got: open.String()}
 	}
-	for _, s := range all {
-		r, err := restored(s)
-		if err != nil {
-			return err
-		}
-		if r == nil || s.Back {
+	past, err := restores(e.Cluster)
+	if err != nil {
+		return err
+	}
+	for _, r := range past {
+		if r.State.Back {
 			continue
 		}
 		if len(r.Decided.Places) != len(e.Seats) {
-			return fmt.Errorf("operation %s: it was of %d hosts, the lab has %d", s.ID, len(r.Decided.Places), len(e.Seats))
+			return fmt.Errorf("operation %s: it was of %d hosts, the lab has %d", r.State.ID, len(r.Decided.Places), len(e.Seats))
 		}
 		if err := remove(ctx, e, r.all(e), func(m *lab.Member) string { return dirsOf(m, r.Decided.Token).before }); err != nil {
 			return err

@@ -91,9 +91,8 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 			Undo:      func(ctx context.Context, e *lab.Env) error { return r.configureBack(ctx, e, all) },
 		}),
 		step(operation.Step{
-			Name: "start " + here,
-			Shell: append(ssh(targets, func(*lab.Member) string { return "systemctl start etcd &" }),
-				"etcdctl endpoint status  # cluster "+d.Cluster, fmt.Sprintf("etcdctl get --rev=%d x  # compacted", d.Revision)),
+			Name:      "start " + here,
+			Shell:     append(ssh(targets, func(*lab.Member) string { return "systemctl start etcd &" }), r.looking()...),
 			ShellUndo: ssh(targets, func(*lab.Member) string { return "systemctl stop etcd" }),
 			Forecast:  &operation.Forecast{Voters: len(targets), Up: len(targets)},
 			Before:    func(ctx context.Context, e *lab.Env) error { return r.stands(ctx, e, swapped) },
@@ -119,6 +118,14 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 			},
 		}),
 	}, nil
+}
+
+// looking are the commands that look at the new cluster.
+func (r *Restore) looking() []string {
+	if r.Decided.Bump == 0 {
+		return []string{"etcdctl endpoint status  # cluster " + r.Decided.Cluster, "etcdctl endpoint hashkv --rev=R  # as the old cluster had"}
+	}
+	return []string{"etcdctl endpoint status  # cluster " + r.Decided.Cluster, fmt.Sprintf("etcdctl get --rev=%d x  # compacted", r.Decided.Revision)}
 }
 
 // copying are the commands that put the snapshot on hosts.
@@ -249,9 +256,12 @@ func (r *Restore) sameFile(ctx context.Context, e *lab.Env, targets []*lab.Membe
 // and the mark go together or not at all (FE15).
 func (r *Restore) etcdutl(e *lab.Env, m *lab.Member) []string {
 	j := r.join(e)
-	return []string{"snapshot", "restore", r.upload(m), "--data-dir=" + dirsOf(m, r.Decided.Token).fresh, "--name=" + m.Name,
-		"--initial-cluster=" + j.String(), "--initial-cluster-token=" + j.Token, "--initial-advertise-peer-urls=" + r.peerURL(e, m),
-		"--bump-revision=" + strconv.FormatInt(r.Decided.Bump, 10), "--mark-compacted"}
+	args := []string{"snapshot", "restore", r.upload(m), "--data-dir=" + dirsOf(m, r.Decided.Token).fresh, "--name=" + m.Name,
+		"--initial-cluster=" + j.String(), "--initial-cluster-token=" + j.Token, "--initial-advertise-peer-urls=" + r.peerURL(e, m)}
+	if r.Decided.Bump > 0 {
+		args = append(args, "--bump-revision="+strconv.FormatInt(r.Decided.Bump, 10), "--mark-compacted")
+	}
+	return args
 }
 
 // restore makes the new data beside the old. A refused restore leaves a part
@@ -613,6 +623,9 @@ func (r *Restore) serves(ctx context.Context, e *lab.Env, targets []*lab.Member)
 	case got.Count != d.Keys:
 		return &lab.Failure{What: fmt.Sprintf("keys at revision %d", from), Want: fmt.Sprintf("%d, as in the snapshot", d.Keys), Got: fmt.Sprint(got.Count)}
 	}
+	if d.Bump == 0 {
+		return r.unchanged(ctx, e, targets)
+	}
 	if _, err := cli.Get(ctx, "\x00", clientv3.WithRev(d.Revision)); !errors.Is(err, rpctypes.ErrCompacted) {
 		return &lab.Failure{What: fmt.Sprintf("a read at the old revision %d", d.Revision), Want: "told that it is compacted", Got: fmt.Sprint(err)}
 	}
@@ -639,4 +652,29 @@ func (r *Restore) serves(ctx context.Context, e *lab.Env, targets []*lab.Member)
 	}
 	e.Note("", "cluster %s serves with %d keys of revision %d and goes on from revision %d; %s", d.Cluster, d.Keys, d.Revision, from, lost)
 	return nil
+}
+
+// unchanged is the gate where nothing was to be lost and revisions go on: what
+// the new members have up to the snapshot's revision is what the old ones had
+// when they stood still.
+func (r *Restore) unchanged(ctx context.Context, e *lab.Env, targets []*lab.Member) error {
+	d := r.Decided
+	return etcd.Each(targets, func(_ int, m *lab.Member) error {
+		h, err := etcd.HashAt(ctx, e.Cluster, m, d.Revision)
+		switch {
+		case err == nil && h.Compact != d.Compacted:
+			err = fmt.Errorf("%w: it is compacted at revision %d, the old members were at %d", etcd.ErrNotComparable, h.Compact, d.Compacted)
+		case err == nil && h.Hash != d.Hash:
+			return &lab.Failure{What: fmt.Sprintf("data of %s at revision %d", m.Name, d.Revision), Want: fmt.Sprintf("%08x, as the old members had", d.Hash), Got: fmt.Sprintf("%08x", h.Hash)}
+		}
+		if errors.Is(err, etcd.ErrNotComparable) && e.Look(ctx)[place(e, m.Name)].Revision > d.Revision {
+			// Taken up again later: it is in use, and somebody has compacted it.
+			e.Note(m.Name, "its data at revision %d cannot be compared any more: %s", d.Revision, err)
+			return nil
+		}
+		if err == nil {
+			e.Note(m.Name, "has at revision %d what the old members had: %08x", d.Revision, h.Hash)
+		}
+		return err
+	})
 }

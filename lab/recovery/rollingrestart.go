@@ -98,13 +98,20 @@ func (r *RollingRestart) Steps(e *lab.Env) ([]operation.Step, error) {
 // restart stops and starts a member, in two steps, so that the plan shows with
 // how many the cluster stands between them.
 func (c *course) restart(name string) {
+	c.halt(name, "")
+	c.launch(name, operation.Step{Name: "start " + name + " again"})
+}
+
+// halt stops a member that is to be started again; why tells one time from
+// another.
+func (c *course) halt(name, why string) {
 	m, all := c.seat(name), c.now
 	x, _ := all.find(name)
 	x.Down = true
 	c.now = all.with(x)
 	others := c.now
 	c.add(operation.Step{
-		Name:      "stop " + name,
+		Name:      "stop " + name + why,
 		Shell:     []string{at(m, "systemctl", "stop", "etcd")},
 		ShellUndo: []string{at(m, "systemctl", "start", "etcd")},
 		Before: func(ctx context.Context, e *lab.Env) error {
@@ -124,18 +131,30 @@ func (c *course) restart(name string) {
 			return etcd.Ready(ctx, e, m)
 		},
 	})
-	c.now = all
-	c.add(operation.Step{
-		Name:  "start " + name + " again",
-		Shell: []string{at(m, "systemctl", "start", "etcd")},
-		Do: func(ctx context.Context, e *lab.Env) error {
-			if err := etcd.Start(ctx, e, m); err != nil {
-				return err
-			}
-			return etcd.Ready(ctx, e, m)
-		},
-		Gate: func(ctx context.Context, e *lab.Env) error { return level(ctx, e, m) },
-	})
+}
+
+// launch starts a member that was halted, as a step that says what is special
+// about it, and waits until it is level with the leader.
+func (c *course) launch(name string, s operation.Step) {
+	m := c.seat(name)
+	x, _ := c.now.find(name)
+	x.Down = false
+	c.now = c.now.with(x)
+	s.Shell = append([]string{at(m, "systemctl", "start", "etcd")}, s.Shell...)
+	s.Do = func(ctx context.Context, e *lab.Env) error {
+		if err := etcd.Start(ctx, e, m); err != nil {
+			return err
+		}
+		return etcd.Ready(ctx, e, m)
+	}
+	also := s.Gate
+	s.Gate = func(ctx context.Context, e *lab.Env) error {
+		if err := level(ctx, e, m); err != nil || also == nil {
+			return err
+		}
+		return also(ctx, e)
+	}
+	c.add(s)
 }
 
 // level waits until a member is at the revision the leader is at now.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	random "math/rand/v2"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -309,23 +308,15 @@ func vacant(ctx context.Context, e *lab.Env, s Standing, names []string) error {
 			}
 			return &lab.Failure{What: "host " + name, Want: "vacant", Got: got}
 		}
-		out, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{path.Join(m.Bin, "etcd"), "--version"}})
+		version, err := etcd.Release(ctx, e, m, m.Bin)
 		if err != nil {
-			return fmt.Errorf("release of etcd on %s: %w", name, err)
+			return err
 		}
-		_, version, _ := strings.Cut(string(out.Stdout), "etcd Version: ")
-		version, _, _ = strings.Cut(version, "\n")
-		if minor(version) != minor(s.Version) {
-			return &lab.Failure{What: "release of etcd on " + name, Want: minor(s.Version) + " as the cluster", Got: version}
+		if etcd.Minor(version) != etcd.Minor(s.Version) {
+			return &lab.Failure{What: "release of etcd on " + name, Want: etcd.Minor(s.Version) + " as the cluster", Got: version}
 		}
 	}
 	return nil
-}
-
-// minor is the release without its patch: 3.7 of 3.7.3.
-func minor(version string) string {
-	parts := strings.SplitN(strings.TrimSpace(version), ".", 3)
-	return strings.Join(parts[:min(2, len(parts))], ".")
 }
 
 // stands compares the cluster with the plan: the member list must be one of the

@@ -61,6 +61,8 @@ func All() lab.Verbs {
 			"rolling-restart": func() lab.Action { return &action.RollingRestart{} },
 			"defrag-all":      func() lab.Action { return &action.DefragAll{} },
 			"free-space":      func() lab.Action { return &action.FreeSpace{} },
+			"rotate":          func() lab.Action { return &action.Rotate{} },
+			"upgrade":         func() lab.Action { return &action.Upgrade{} },
 
 			"state-save":    func() lab.Action { return &action.StateSave{} },
 			"state-restore": func() lab.Action { return &action.StateRestore{} },
