@@ -71,6 +71,7 @@ const (
 	CapPower  Cap = "power"  // hosts can be switched off and on
 	CapUnits  Cap = "hosts"  // hosts with systemd
 	CapDNS    Cap = "dns"    // names of its own, see Spec.Discovery
+	CapAdopt  Cap = "adopt"  // a cluster that is there already, see Spec.Adopt
 )
 
 // Caps maps each ability to "" (has it) or to the reason why not. An ability

@@ -244,9 +244,18 @@ func ReadSettings(ctx context.Context, m *lab.Member) (Settings, error) {
 	if len(strings.TrimSpace(string(data))) == 0 {
 		return nil, fmt.Errorf("configuration of %s: %s is empty", m.Name, m.Config)
 	}
+	s, err := ParseSettings(data)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of %s: %s: %w", m.Name, m.Config, err)
+	}
+	return s, nil
+}
+
+// ParseSettings reads the text of a configuration file.
+func ParseSettings(data []byte) (Settings, error) {
 	var s yaml.MapSlice
 	if err := yaml.UnmarshalWithOptions(data, &s, yaml.UseOrderedMap()); err != nil {
-		return nil, fmt.Errorf("configuration of %s: %s: %w", m.Name, m.Config, err)
+		return nil, err
 	}
 	return Settings(s), nil
 }

@@ -51,6 +51,9 @@ func Start(ctx context.Context, c *lab.Cluster, spec lab.LoadSpec, h *lab.Histor
 		stop:   make(chan struct{}),
 		seen:   make([]atomic.Pointer[string], spec.Keys),
 	}
+	if c.Spec.Adopt != nil {
+		l.prefix = lab.OwnKeys + l.prefix
+	}
 	through, err := throughOf(c, spec.Through)
 	if err != nil {
 		return nil, err

@@ -74,22 +74,32 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 	if err != nil {
 		return "", nil, err
 	}
-	work, done, err := workspace(ctx, e, src.Host)
-	if err != nil {
-		return "", nil, err
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	file := path.Join(work, "snapshot"+fileExt)
 	limit := s.Timeout
 	if limit == 0 {
 		limit = 30*time.Second + time.Duration(status(look, src.Name).DBSize/slowest)*time.Second
 	}
-	if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", file, "--command-timeout="+limit.String()); err != nil {
-		return "", nil, err
-	}
-	temp, err := fetch(ctx, src.Host, file, store)
-	if err != nil {
-		return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
+	var temp, file string
+	if src.Bin == "" { // nothing may be put on its host
+		if !s.NoTrial {
+			return "", nil, &lab.Failure{What: "snapshot refused", Want: "no-trial, for a cluster that is only looked at", Got: "a trial, which boots a member on its host"}
+		}
+		if temp, err = stream(ctx, e.Cluster, src, store, limit); err != nil {
+			return "", nil, fmt.Errorf("snapshot of %s: %w", src.Name, err)
+		}
+	} else {
+		var work string
+		var done func() error
+		if work, done, err = workspace(ctx, e, src.Host); err != nil {
+			return "", nil, err
+		}
+		defer func() { err = errors.Join(err, done()) }()
+		file = path.Join(work, "snapshot"+fileExt)
+		if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", file, "--command-timeout="+limit.String()); err != nil {
+			return "", nil, err
+		}
+		if temp, err = fetch(ctx, src.Host, file, store); err != nil {
+			return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
+		}
 	}
 	defer remove(temp)
 	what := "of " + src.Name
@@ -349,6 +359,31 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 		return "", err
 	}
 	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
+}
+
+// stream copies a member's snapshot into a store without its host's help.
+func stream(ctx context.Context, c *lab.Cluster, src *lab.Member, store Store, limit time.Duration) (temp string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cli, err := etcd.Local(c, src)
+	if err != nil {
+		return "", err
+	}
+	defer cli.Close()
+	data, err := cli.Snapshot(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer data.Close()
+	f, err := store.temp()
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(f, data)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
