@@ -255,6 +255,9 @@ func (a *app) printStatus(ctx context.Context, c *lab.Cluster) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	for _, line := range c.Found {
+		fmt.Fprintln(a.out, line)
+	}
 	for _, d := range open {
 		fmt.Fprintf(a.out, "fault in place: %s (%s); etcdrill heal %s\n", d.Name, d.Verb, d.Name)
 	}

@@ -169,7 +169,9 @@ func (l *load) begin(ctx context.Context) error {
 			l.watch(s)
 		}
 	}
-	l.wg.Go(l.scout)
+	if l.cluster.Spec.Adopt == nil { // whose members stay who they are
+		l.wg.Go(l.scout)
+	}
 	start := time.Now()
 	for i := range l.spec.Clients {
 		l.wg.Go(func() { l.client(i+1, start) })
