@@ -255,8 +255,8 @@ func (a *app) printStatus(ctx context.Context, c *lab.Cluster) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for _, line := range c.Found {
-		fmt.Fprintln(a.out, line)
+	if adopted := c.Spec.Adopt; adopted != nil {
+		fmt.Fprintf(a.out, "adopted: %s%s\n", adopted.Name, map[bool]string{true: ", to be looked at", false: ", and meant"}[adopted.ReadOnly()])
 	}
 	for _, d := range open {
 		fmt.Fprintf(a.out, "fault in place: %s (%s); etcdrill heal %s\n", d.Name, d.Verb, d.Name)

@@ -519,7 +519,7 @@ func (l *linuxLab) live(ctx context.Context) {
 func (l *linuxLab) forgotten(ctx context.Context) error {
 	select {
 	case host := <-l.fell:
-		return fmt.Errorf("%s had not heard of etcdrill for %s: it undid all that was done to it and %s its member. Look at the load of this machine and at the network between them", host, deadMan, map[bool]string{true: "started", false: "stopped"}[l.Spec.Adopt != nil])
+		return fmt.Errorf("%s had not heard of etcdrill for %s: it undid all that was done to it and %s its member. Look at the load of this machine and at the network between them", host, deadMan, map[bool]string{true: "started", false: "stopped"}[l.record.Spec.Adopt != nil])
 	case <-ctx.Done():
 		return nil
 	}
