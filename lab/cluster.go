@@ -27,6 +27,7 @@ type Spec struct {
 	Etcd      string            `yaml:"etcd" doc:"directory with etcd, etcdctl and etcdutl to run instead of the embedded ones"`
 	EtcdOf    map[string]string `yaml:"etcd-of" doc:"the same for single members: name to directory"`
 	Flags     map[string]string `yaml:"flags" doc:"further etcd settings, as in its configuration file"`
+	Adopt     *Adopt            `yaml:"adopt" doc:"no new cluster: one that is there already; alone in cluster"`
 }
 
 // Bytes is a size such as 16MiB; a bare number counts bytes.
@@ -60,6 +61,8 @@ type Cluster struct {
 	Halts []func(ctx context.Context) error
 	Caps  Caps
 	Dir   string // directory of the lab on this machine: ledger and, for the user, keys
+	// Found says what an adopted cluster was found to be, a line for each member.
+	Found []string
 }
 
 // Member is a place for an etcd member on a host: its process, addresses and
@@ -76,9 +79,12 @@ type Member struct {
 	Advertise string // URL for clients that it tells the cluster, where that is not ClientURL; else empty
 	HealthURL string // plain http on loopback of the host: /livez, /readyz, /health, /metrics
 	DataDir   string // absolute path on the host
-	Config    string // absolute path on the host of etcd's configuration file
+	Config    string // absolute path on the host of etcd's configuration file; empty: an adopted one that has none
 	PKI       string // absolute path on the host of its certificates; empty without TLS
-	Bin       string // directory on the host with etcd, etcdctl and etcdutl
+	Bin       string // directory on the host with etcd, etcdctl and etcdutl; empty where nothing may be put on the host
+	// HealthTLS is for HealthURL where that is https, as it may be of an adopted
+	// member; else nil.
+	HealthTLS *tls.Config
 }
 
 // Member finds a seat by name.

@@ -60,7 +60,8 @@ type Left struct {
 // has, or not on every machine.
 type Cap string
 
-// The abilities. Each is proved to bite by drivers/drivertest.
+// The abilities. Each is proved to bite by drivers/drivertest, the last one by
+// the tests of package main, which need a cluster that nobody here made.
 const (
 	CapSignal Cap = "signal" // crash, stop and pause a member's process
 	CapLinks  Cap = "links"  // cut and slow what hosts and clients say to each other
@@ -71,6 +72,7 @@ const (
 	CapPower  Cap = "power"  // hosts can be switched off and on
 	CapUnits  Cap = "hosts"  // hosts with systemd
 	CapDNS    Cap = "dns"    // names of its own, see Spec.Discovery
+	CapAdopt  Cap = "adopt"  // a cluster that is there already, see Spec.Adopt
 )
 
 // Caps maps each ability to "" (has it) or to the reason why not. An ability

@@ -45,6 +45,11 @@ const (
 // Step performs one step. nil means it went as it should; *Failure is a
 // finding; any other error means that we could not do it or could not tell.
 func (h *Hands) Step(ctx context.Context, s *Step, index string) (err error) {
+	if a := h.Cluster.Spec.Adopt; a != nil {
+		if err := a.Refuses(s); err != nil {
+			return err
+		}
+	}
 	j := h.Journal.At(index, "")
 	j.Add(Event{Kind: EventStep, Line: s.Line, Word: s.Word, Verb: s.Verb, Text: s.Why})
 	start := time.Now()

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -358,7 +359,12 @@ func (p *parse) finish(d *Drill, root ast.Node) {
 		p.Bad(node("name"), "name: %q: expected lower case words and numbers with dashes", d.Name)
 	}
 	known := map[string]bool{}
-	for i := range d.Cluster.Members + d.Cluster.Spares {
+	seats := d.Cluster.Members + d.Cluster.Spares
+	if a := d.Cluster.Adopt; a != nil {
+		// How many there are is found out, where it is not said.
+		d.Cluster.Members, seats = len(a.Hosts), cmp.Or(len(a.Hosts), 9)
+	}
+	for i := range seats {
 		known[fmt.Sprintf("m%d", i+1)] = true
 	}
 	for name := range d.Cluster.EtcdOf {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -25,8 +26,12 @@ func Plan(w io.Writer, d *Drill, driver string, lacks []string) {
 		p.line("%-8s %s", map[bool]string{true: "why", false: ""}[i == 0], l)
 	}
 	s := d.Cluster
-	p.line("cluster  %d members%s on driver %s, TLS %s%s, heartbeat %s, election %s: quorum %d, %d may be lost", s.Members,
-		map[bool]string{true: fmt.Sprintf(" and %d spare hosts", s.Spares)}[s.Spares > 0], driver, s.TLS, map[bool]string{true: ", found by DNS"}[s.ByDNS()], s.Heartbeat, s.Election, Quorum(s.Members), Tolerates(s.Members))
+	if a := s.Adopt; a != nil {
+		p.adopted(a, driver)
+	} else {
+		p.line("cluster  %d members%s on driver %s, TLS %s%s, heartbeat %s, election %s: quorum %d, %d may be lost", s.Members,
+			map[bool]string{true: fmt.Sprintf(" and %d spare hosts", s.Spares)}[s.Spares > 0], driver, s.TLS, map[bool]string{true: ", found by DNS"}[s.ByDNS()], s.Heartbeat, s.Election, Quorum(s.Members), Tolerates(s.Members))
+	}
 	if d.Load != nil {
 		rate := "as fast as they can"
 		if d.Load.Rate > 0 {
@@ -37,14 +42,17 @@ func Plan(w io.Writer, d *Drill, driver string, lacks []string) {
 	for _, l := range lacks {
 		p.line("SKIPPED  %s", l)
 	}
+	if err := d.Refused(); err != nil {
+		for _, l := range strings.Split(err.Error(), "\n") {
+			p.line("REFUSED  %s", l)
+		}
+	}
 	p.line("")
 	p.steps(d.Steps, "", "")
 	if d.End.Skip == "" {
-		voters := d.End.Voters
-		if voters == 0 {
-			voters = s.Members
-		}
-		p.line("end      heal what is left; then %d voters, %d learners, one leader, no alarm, equal hashes", voters, d.End.Learners)
+		voters := cmp.Or(d.End.Voters, s.Members)
+		p.line("end      heal what is left; then %s voters, %d learners, one leader, no alarm, equal hashes",
+			map[bool]string{true: fmt.Sprint(voters), false: "as many"}[voters > 0], d.End.Learners)
 	} else {
 		p.line("end      heal what is left; nothing promised: %s", d.End.Skip)
 	}
@@ -54,6 +62,25 @@ func Plan(w io.Writer, d *Drill, driver string, lacks []string) {
 }
 
 type printer struct{ w io.Writer }
+
+// adopted says what adopting a cluster does to its hosts.
+func (p *printer) adopted(a *Adopt, driver string) {
+	hosts := "all hosts of the inventory"
+	if len(a.Hosts) > 0 {
+		hosts = strings.Join(a.Hosts, ", ")
+	}
+	p.line("cluster  %s, adopted by driver %s: unit %s on %s", a.Name, driver, a.FullUnit(), hosts)
+	p.line("         $ systemctl show %s; cat /proc/PID/cmdline /proc/PID/environ; etcdctl member list", a.FullUnit())
+	if a.ReadOnly() {
+		p.line("         to be looked at: nothing is put on its hosts, nothing written into it")
+		return
+	}
+	p.line("         --i-mean %s: hosts that are marked get an agent with a dead man's switch,", a.Meant)
+	p.line("         and as long as the lab is there its unit is not restarted by systemd:")
+	p.line("         $ tee /run/systemd/system/%s.d/etcdrill-RUN.conf; systemctl daemon-reload", a.FullUnit())
+	p.line("         undo $ rm /run/systemd/system/%s.d/etcdrill-RUN.conf; systemctl daemon-reload; systemctl start %s", a.FullUnit(), a.FullUnit())
+	p.line("         undo $ etcdctl del --prefix %s", OwnKeys)
+}
 
 func (p *printer) line(format string, args ...any) {
 	fmt.Fprintln(p.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))

@@ -110,6 +110,9 @@ func (r *run) phase(name string) { r.journal.Add(Event{Kind: EventPhase, Text: n
 // perform is the drill. It returns the verdict of what was done; what the
 // judges find in the history comes on top.
 func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
+	if err := r.drill.Refused(); err != nil {
+		return Error, err
+	}
 	if lacks := r.driver.Caps(ctx).Lacks(r.drill.AllNeeds()); len(lacks) > 0 {
 		return Skip, fmt.Errorf("not possible with driver %s here: %s", r.driver.Name(), strings.Join(lacks, "; "))
 	}
@@ -139,6 +142,14 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 		r.down(lasting, verdict)
 	}()
 	r.journal.Add(Event{Kind: EventUp, Text: c.LinksBy, Statuses: r.kit.Look(ctx, c), Seconds: time.Since(start).Seconds()})
+	for _, line := range c.Found {
+		r.journal.Add(Event{Kind: EventNote, Text: line})
+	}
+	if c.Spec.Adopt != nil { // only now it is known what can be done there
+		if lacks := c.Caps.Lacks(r.drill.AllNeeds()); len(lacks) > 0 {
+			return Skip, fmt.Errorf("not possible with %s: %s", c.Spec.Adopt.Name, strings.Join(lacks, "; "))
+		}
+	}
 	for _, wait := range c.Halts {
 		go func() {
 			if why := wait(ctx); why != nil {
@@ -155,7 +166,7 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 	defer hands.Held.Close()
 
 	r.phase("steady")
-	if err := r.state(ctx, c, "start", End{Voters: r.drill.Cluster.Members}, deadlineSteady); err != nil {
+	if err := r.state(ctx, c, "start", End{Voters: c.Spec.Members}, deadlineSteady); err != nil {
 		// A lab that is not well before anything was done to it says nothing
 		// about etcd's behaviour under faults.
 		return Error, fmt.Errorf("the cluster is not steady before the drill: %w", err)
@@ -188,7 +199,7 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 	if err == nil && healed == nil && r.drill.End.Skip == "" && ctx.Err() == nil {
 		end := r.drill.End
 		if end.Voters == 0 {
-			end.Voters = r.drill.Cluster.Members
+			end.Voters = c.Spec.Members
 		}
 		err = r.state(ctx, c, "end", end, deadlineSteady)
 	}

@@ -158,6 +158,9 @@ func (d *Drill) AllNeeds() []Cap {
 	if d.Cluster.ByDNS() {
 		out = append(out, CapDNS)
 	}
+	if d.Cluster.Adopt != nil {
+		out = append(out, CapAdopt)
+	}
 	for s := range d.Each {
 		if n, ok := s.Args.(interface{ Needs() []Cap }); ok {
 			out = append(out, n.Needs()...)
@@ -184,6 +187,9 @@ func (d *Drill) Has(tag string) bool { return slices.Contains(d.Tags, tag) }
 
 // Valid refuses what cannot be provisioned.
 func (s *Spec) Valid() error {
+	if s.Adopt != nil {
+		return s.alone()
+	}
 	switch {
 	case s.Members < 1 || s.Members > 9:
 		return fmt.Errorf("members: %d: expected 1 to 9", s.Members)

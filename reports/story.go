@@ -224,7 +224,9 @@ func (s *Story) header(run *lab.RunInfo) {
 		fmt.Fprintf(s.w, "  %s\n", s.o.paint(l, "faint"))
 	}
 	facts := []string{run.Driver + " driver", fmt.Sprintf("seed %d", run.Seed)}
-	if n := d.Cluster.Members; n > 0 {
+	if a := d.Cluster.Adopt; a != nil {
+		facts = append(facts, a.Name+", adopted"+map[bool]string{true: " to be looked at"}[a.ReadOnly()])
+	} else if n := d.Cluster.Members; n > 0 {
 		text := counted(n, "member")
 		if d.Cluster.Spares > 0 {
 			text += " and " + counted(d.Cluster.Spares, "spare")

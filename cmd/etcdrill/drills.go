@@ -169,12 +169,16 @@ func (a *app) show() *cobra.Command {
 
 func (a *app) plan() *cobra.Command {
 	var c choice
+	var adopts adoption
 	cmd := &cobra.Command{
 		Use:   "plan NAME|FILE...",
 		Short: "say what a drill would do, each fault with its undo and the commands behind it; touches nothing",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ds, err := a.drills(&c, args)
 			if err != nil {
+				return err
+			}
+			if err := adopts.of(ds); err != nil {
 				return err
 			}
 			drv, err := a.open()
@@ -191,5 +195,6 @@ func (a *app) plan() *cobra.Command {
 		},
 	}
 	c.flags(cmd)
+	adopts.flags(cmd)
 	return cmd
 }

@@ -25,6 +25,7 @@ import (
 
 func (a *app) up() *cobra.Command {
 	spec := lab.Spec{}
+	var adopts adoption
 	cmd := &cobra.Command{
 		Use:   "up [NAME]",
 		Short: "bring a lab up that stays until `etcdrill down`",
@@ -34,12 +35,18 @@ func (a *app) up() *cobra.Command {
 			if len(args) == 1 {
 				id = args[0]
 			}
+			if err := adopts.spec(&spec); err != nil {
+				return err
+			}
 			if err := spec.Valid(); err != nil {
 				return usage("%s", err)
 			}
 			drv, err := a.openNew()
 			if err != nil {
 				return err
+			}
+			if lacks := drv.Caps(cmd.Context()).Lacks([]lab.Cap{lab.CapAdopt}); spec.Adopt != nil && lacks != nil {
+				return usage("--driver %s: %s", drv.Name(), lacks[0])
 			}
 			if _, err := drv.Open(cmd.Context(), id); err == nil {
 				return usage("a lab named %q is there already: `etcdrill status`, or give another name", id)
@@ -54,11 +61,15 @@ func (a *app) up() *cobra.Command {
 			if err := drv.Keep(cmd.Context(), id); err != nil {
 				return errors.Join(err, drv.Down(context.WithoutCancel(cmd.Context()), id))
 			}
+			for _, line := range c.Found {
+				fmt.Fprintln(a.err, line)
+			}
 			fmt.Fprintf(a.err, "lab %s is up after %s; try: etcdrill status; eval \"$(etcdrill env)\"; etcdrill break crash --member leader; etcdrill down %s\n", id, time.Since(start).Round(time.Millisecond), id)
 			return a.printStatus(cmd.Context(), c)
 		},
 	}
 	fieldFlags(cmd, &spec)
+	adopts.flags(cmd)
 	return cmd
 }
 
@@ -244,6 +255,9 @@ func (a *app) printStatus(ctx context.Context, c *lab.Cluster) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if adopted := c.Spec.Adopt; adopted != nil {
+		fmt.Fprintf(a.out, "adopted: %s%s\n", adopted.Name, map[bool]string{true: ", to be looked at", false: ", and meant"}[adopted.ReadOnly()])
+	}
 	for _, d := range open {
 		fmt.Fprintf(a.out, "fault in place: %s (%s); etcdrill heal %s\n", d.Name, d.Verb, d.Name)
 	}
@@ -264,6 +278,9 @@ func (a *app) exec() *cobra.Command {
 		c, err := a.cluster(cmd.Context(), *name)
 		if err != nil {
 			return err
+		}
+		if adopted := c.Spec.Adopt; adopted != nil && adopted.ReadOnly() {
+			return usage("exec: %s was adopted to be looked at, and nobody knows what a command does", adopted.Name)
 		}
 		m, err := c.Member(args[0])
 		if err != nil {
@@ -459,6 +476,11 @@ func (a *app) step(ctx context.Context, name string, s *lab.Step, seed uint64) e
 	if err != nil {
 		return err
 	}
+	if adopted := c.Spec.Adopt; adopted != nil {
+		if err := adopted.Refuses(s); err != nil {
+			return usage("%s", err)
+		}
+	}
 	h, done, err := a.hands(c, seed)
 	if err != nil {
 		return err
@@ -478,6 +500,9 @@ func (a *app) step(ctx context.Context, name string, s *lab.Step, seed uint64) e
 func fieldFlags(cmd *cobra.Command, v any) {
 	lab.Defaults(v)
 	for _, f := range lab.Fields(v) {
+		if f.Type == "keys" {
+			continue // has flags of its own
+		}
 		doc := f.Doc
 		if f.Need {
 			doc += " (needed)"

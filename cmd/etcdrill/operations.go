@@ -88,6 +88,9 @@ func (a *app) onLab(ctx context.Context, name, what string, do func(context.Cont
 	if err != nil {
 		return err
 	}
+	if adopted := c.Spec.Adopt; adopted != nil {
+		return usage("%s: %s was adopted: operations change members, data and configuration, and are for labs of etcdrill's own", what, adopted.Name)
+	}
 	h, done, err := a.hands(c, 0)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 func (a *app) run() *cobra.Command {
 	var (
 		c        choice
+		adopts   = adoption{}
 		outDir   string
 		seed     uint64
 		keep     string
@@ -43,6 +44,12 @@ func (a *app) run() *cobra.Command {
 			}
 			ds, err := a.drills(&c, args)
 			if err != nil {
+				return err
+			}
+			if err := adopts.of(ds); err != nil {
+				return err
+			}
+			if err := refused(ds); err != nil {
 				return err
 			}
 			switch lab.Keep(keep) {
@@ -77,6 +84,7 @@ func (a *app) run() *cobra.Command {
 		},
 	}
 	c.flags(cmd)
+	adopts.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&outDir, "out", "etcdrill-runs", "directory for the records, one directory per run")
 	f.Uint64Var(&seed, "seed", 0, "seed of everything random; drawn and printed when absent")

@@ -112,7 +112,7 @@ func runAgent(file string) error {
 		return nil
 	}
 	fork := process.NewForker()
-	unit := &unit{name: etcdUnit(c.ID)}
+	unit := me.unit(c.ID)
 	traces := trace.New(fork, map[string]trace.Target{me.Name: {State: unit.state, Data: me.data(), Env: os.Environ()}})
 	defer traces.Close()
 	armed, err := openUndos(me.undos())
@@ -126,9 +126,13 @@ func runAgent(file string) error {
 	if zone != nil {
 		maps.Copy(words, zone.Words(resolvers))
 	}
-	if err := errors.Join(
-		serve(join(me.Addr, me.Front), func(l net.Listener) error { return proxy.ServeClients(l, me.Name) }),
-		serve(join("127.0.0.1", me.SOCKS), func(l net.Listener) error { return proxy.ServeSOCKS(l, me.Name) }),
+	if me.Found == nil {
+		err = errors.Join(
+			serve(join(me.Addr, me.Front), func(l net.Listener) error { return proxy.ServeClients(l, me.Name) }),
+			serve(join("127.0.0.1", me.SOCKS), func(l net.Listener) error { return proxy.ServeSOCKS(l, me.Name) }),
+		)
+	}
+	if err := errors.Join(err,
 		serve(join(me.Addr, me.Echo), echo),
 		serve(join(c.Inner, me.Agent), func(l net.Listener) error { return http.Serve(l, control.Guard(c.Token, words)) }),
 	); err != nil {
@@ -228,8 +232,9 @@ func (a *agent) watch() {
 	a.done = time.Since(a.last) > a.config.DeadMan // else it was heard of meanwhile
 }
 
-// undo takes away all that was done to the host, and ends the member. One part
-// that does not work, or hangs, keeps nothing from the others.
+// undo takes away all that was done to the host, and ends the member; an adopted
+// one it makes go on. One part that does not work, or hangs, keeps nothing from
+// the others.
 func (a *agent) undo() error {
 	part := func(do func(context.Context) error) error {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -237,6 +242,10 @@ func (a *agent) undo() error {
 		return do(ctx)
 	}
 	a.traces.Close()
+	end := a.unit.kill
+	if a.unit.dropIn != "" {
+		end = a.unit.revive
+	}
 	return errors.Join(
 		part(func(ctx context.Context) error {
 			rules, err := a.links.Rules(ctx)
@@ -253,7 +262,7 @@ func (a *agent) undo() error {
 			}
 			return err
 		}),
-		part(a.unit.kill),
+		part(end),
 		a.armed.run(context.Background()), // each command has its own limit
 	)
 }

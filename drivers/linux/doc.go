@@ -15,4 +15,9 @@
 // as a clock to be set right. A host whose control path is cut heals itself
 // that way; who drills on it and lives after all is told, since the drill says
 // nothing then.
+//
+// A cluster that somebody else made can be adopted, see [Adopt]: to be looked at,
+// which leaves nothing on its hosts, or with an agent beside its members. They
+// do not talk through it, so their links are cut by the kernel or not at all; and
+// the dead man's switch lets them go on instead of ending them.
 package linux

@@ -79,7 +79,7 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 	if err != nil {
 		return nil, nil, err
 	}
-	r := Record{ID: o.ID, Driver: o.Driver, Created: time.Now().UTC(), Owner: me, Drill: o.Drill, Spec: o.Spec, Tunnel: o.Tunnel, Caps: o.Caps, Token: rand.Text()}
+	r := Record{ID: o.ID, Driver: o.Driver, Created: time.Now().UTC(), Owner: me, Drill: o.Drill, Spec: o.Spec, Tunnel: o.Tunnel, Caps: o.Caps}
 	r.Seats = make([]Seat, len(hosts))
 	clocks := make([]Reading, len(hosts))
 	err = each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) (err error) {
@@ -117,10 +117,21 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 			return nil, nil, err
 		}
 	}
+	l, stop, err := man(ctx, o, r, hosts)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.Cluster, stop, etcd.Deploy(ctx, l.Cluster, pki)
+}
+
+// man writes the record of a lab down, puts an agent on every host, and says
+// from then on that the lab's owner lives.
+func man(ctx context.Context, o Options, r Record, hosts []lab.Host) (l *linuxLab, stop func(), err error) {
+	r.Token = rand.Text()
 	if err := r.write(o.Dir); err != nil {
 		return nil, nil, err
 	}
-	l, err := assemble(o.Dir, r, hosts)
+	l, err = assemble(o.Dir, r, hosts)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -147,7 +158,7 @@ func Up(ctx context.Context, o Options, hosts []lab.Host) (c *lab.Cluster, relea
 		return nil, nil, err
 	}
 	l.setCaps(r.Caps)
-	return l.Cluster, stop, etcd.Deploy(ctx, l.Cluster, pki)
+	return l, stop, nil
 }
 
 // Open puts a lab together again from its directory on this machine. host
@@ -183,8 +194,10 @@ func Keep(ctx context.Context, dir string, hosts []lab.Host) error {
 	if err != nil {
 		return err
 	}
-	if err := l.all(ctx, control.WordKeep, control.Ask{}); err != nil {
-		return err
+	if !r.agentless() {
+		if err := l.all(ctx, control.WordKeep, control.Ask{}); err != nil {
+			return err
+		}
 	}
 	r.Keep = true
 	return r.write(dir)
@@ -195,6 +208,9 @@ func Keep(ctx context.Context, dir string, hosts []lab.Host) error {
 // a lab.
 func Down(ctx context.Context, h lab.Host, id string) error {
 	if err := place.CheckID(id); err != nil {
+		return err
+	}
+	if err := GiveBack(ctx, h, id); err != nil {
 		return err
 	}
 	// The directory may be gone, or be that of the command itself.
@@ -262,6 +278,12 @@ func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
 	}
 	for i, s := range r.Seats {
 		h := &host{Host: hosts[i], seat: s, record: r}
+		if r.agentless() {
+			m := s.Found.member(&lab.Member{Name: s.Name, Host: h, Proc: &looked{h, s.Found.Unit}}, s)
+			m.HealthTLS = l.TLS
+			l.Hosts, l.Seats, l.Found = append(l.Hosts, h), append(l.Seats, m), append(l.Found, s.String())
+			continue
+		}
 		agent := control.NewClient("the agent on "+s.Name, r.Token, true, func(ctx context.Context) (net.Conn, error) {
 			return h.Dial(ctx, join(r.inner(s), s.Agent))
 		})
@@ -278,15 +300,25 @@ func assemble(dir string, r Record, hosts []lab.Host) (*linuxLab, error) {
 			Config:    s.config(),
 			Bin:       s.bin(),
 		}
+		if s.Found != nil {
+			m = s.Found.member(m, s)
+			m.Bin, m.HealthTLS, l.Found = s.bin(), l.TLS, append(l.Found, s.String())
+		}
 		if scheme == "https" {
-			m.PKI = path.Join(s.Dir, "pki")
+			m.PKI = s.pki()
 		}
 		if r.Spec.ByDNS() {
 			etcd.ByName(m)
 		}
 		l.Hosts, l.Seats = append(l.Hosts, h), append(l.Seats, m)
 	}
+	if r.agentless() {
+		return l, nil
+	}
 	l.Links, l.LinksBy, l.DeadMan = &links{agents: l.agents}, r.Links.String(), switches{agents: l.agents}
+	if r.Spec.Adopt != nil && r.Links.Filter == "" {
+		l.Links, l.LinksBy = nil, ""
+	}
 	if r.Spec.ByDNS() {
 		l.DNS = &dns{agents: l.agents}
 	}
@@ -332,12 +364,15 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 	if err != nil {
 		return err
 	}
-	agent, member := agentUnit(l.ID), etcdUnit(l.ID)
-	for file, data := range map[string]string{
-		s.agent():                  string(config),
-		path.Join(unitDir, agent):  fmt.Sprintf(agentText, l.ID, s.Name, member, bin, AgentWord, s.agent(), path.Join(s.Dir, "agent.log")),
-		path.Join(unitDir, member): fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, strings.Join(append(throughSOCKS(s), l.record.names(s)...), " "), path.Join(s.bin(), "etcd"), s.config(), s.etcdLog()),
-	} {
+	agent, member := agentUnit(l.ID), s.unit(l.ID).name
+	files := map[string]string{
+		s.agent():                 string(config),
+		path.Join(unitDir, agent): fmt.Sprintf(agentText, l.ID, s.Name, member, bin, AgentWord, s.agent(), path.Join(s.Dir, "agent.log")),
+	}
+	if s.Found == nil {
+		files[path.Join(unitDir, member)] = fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, strings.Join(append(throughSOCKS(s), l.record.names(s)...), " "), path.Join(s.bin(), "etcd"), s.config(), s.etcdLog())
+	}
+	for file, data := range files {
 		mode := fs.FileMode(0o644)
 		if file == s.agent() {
 			mode = 0o600
@@ -350,6 +385,13 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 		// In memory: it is as small as it says, and gone with its host.
 		if _, err := h.Run(ctx, lab.Cmd{Argv: []string{"sh", "-c", `mkdir -p -m 0700 "$1" && mount -t tmpfs -o "size=$2,mode=0700" etcdrill "$1"`, "sh", s.data(), strconv.FormatInt(int64(o.Spec.Disk), 10)}}); err != nil {
 			return err
+		}
+	}
+	if f := s.Found; f != nil && l.TLS != nil {
+		for _, argv := range append([][]string{{"mkdir", "-p", "-m", "0700", s.pki()}}, etcd.LinkFound(s.pki(), f.CA, f.Cert, f.Key)...) {
+			if _, err := h.Run(ctx, lab.Cmd{Argv: argv}); err != nil {
+				return err
+			}
 		}
 	}
 	script := `cd "$1" && shift && unit=$1 && shift && for t in "$@"; do ln -f etcdrill "$t" || exit; done && systemctl enable -q --no-reload "$unit" && systemctl daemon-reload && systemctl start "$unit"`
@@ -368,7 +410,10 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 			err = fmt.Errorf("%w; it says: %s", err, strings.TrimSpace(string(log[max(0, len(log)-1000):])))
 		}
 	}
-	return err
+	if err != nil || s.Found == nil {
+		return err
+	}
+	return hold(ctx, h, s, l.ID) // now there is somebody who takes it away again
 }
 
 func upload(ctx context.Context, h lab.Host, to, file string) error {
@@ -478,7 +523,7 @@ func (l *linuxLab) live(ctx context.Context) {
 func (l *linuxLab) forgotten(ctx context.Context) error {
 	select {
 	case host := <-l.fell:
-		return fmt.Errorf("%s had not heard of etcdrill for %s: it undid all that was done to it and stopped its member. Look at the load of this machine and at the network between them", host, deadMan)
+		return fmt.Errorf("%s had not heard of etcdrill for %s: it undid all that was done to it and %s its member. Look at the load of this machine and at the network between them", host, deadMan, map[bool]string{true: "started", false: "stopped"}[l.record.Spec.Adopt != nil])
 	case <-ctx.Done():
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -39,6 +40,26 @@ type Seat struct {
 	Addr string `json:"addr"` // under which the other hosts reach it
 	Dir  string `json:"dir"`  // on the host
 	Ports
+	Found *Found `json:"found,omitempty"` // a member that was there already; nil: one of the lab's own
+}
+
+// agentless tells whether nothing of the lab is on its hosts.
+func (r Record) agentless() bool { return r.Spec.Adopt != nil && r.Spec.Adopt.ReadOnly() }
+
+// unit is the unit of a seat's member in lab id.
+func (s Seat) unit(id string) *unit {
+	if s.Found == nil {
+		return &unit{name: etcdUnit(id)}
+	}
+	return &unit{name: s.Found.Unit, dropIn: path.Join(dropInDir, s.Found.Unit+".d", dropInName(id))}
+}
+
+// end is the seat's host as others see it.
+func (s Seat) end() kernel.End {
+	if f := s.Found; f != nil {
+		return kernel.End{Name: s.Name, Addr: s.Addr, Ports: append(slices.Clone(f.Listens), s.Echo), Clients: append(slices.Clone(f.Clients), s.Echo)}
+	}
+	return kernel.End{Name: s.Name, Addr: s.Addr, Ports: []int{s.Front, s.Peer, s.Echo}, Clients: []int{s.Front, s.Echo}}
 }
 
 // Ports of one host. Clients and peers use those of etcd, unless they are
@@ -84,10 +105,16 @@ func join(host string, port int) string { return net.JoinHostPort(host, strconv.
 
 func (s Seat) etcdLog() string { return path.Join(s.Dir, "etcd.log") }
 func (s Seat) config() string  { return path.Join(s.Dir, "etcd.yaml") }
-func (s Seat) data() string    { return path.Join(s.Dir, "data") }
-func (s Seat) bin() string     { return path.Join(s.Dir, "bin") }
-func (s Seat) agent() string   { return path.Join(s.Dir, "agent.json") }
-func (s Seat) undos() string   { return path.Join(s.Dir, "undo.json") }
+func (s Seat) pki() string     { return path.Join(s.Dir, "pki") }
+func (s Seat) data() string {
+	if s.Found != nil {
+		return s.Found.DataDir
+	}
+	return path.Join(s.Dir, "data")
+}
+func (s Seat) bin() string   { return path.Join(s.Dir, "bin") }
+func (s Seat) agent() string { return path.Join(s.Dir, "agent.json") }
+func (s Seat) undos() string { return path.Join(s.Dir, "undo.json") }
 
 // ReadRecord reads the record of a lab from its directory on this machine.
 func ReadRecord(dir string) (Record, error) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +22,9 @@ import (
 // unit that nobody restarts.
 type unit struct {
 	name string
+	// dropIn is that of an adopted unit: as long as it is there nobody restarts
+	// the unit; empty for one that the lab has made.
+	dropIn string
 
 	mu     sync.Mutex
 	paused int           // pid that was sent STOP, and no CONT since
@@ -39,8 +45,39 @@ func systemctl(ctx context.Context, args ...string) (string, error) {
 }
 
 func (u *unit) start(ctx context.Context) error {
-	_, err := systemctl(ctx, "start", u.name)
-	return err
+	if u.dropIn == "" {
+		_, err := systemctl(ctx, "start", u.name)
+		return err
+	}
+	// A unit that says when it is ready would keep us waiting for a quorum.
+	if _, err := systemctl(ctx, "start", "--no-block", u.name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return lab.Until(ctx, u.name+" to run", func(ctx context.Context) error {
+		s, err := u.state(ctx)
+		if err == nil && !s.Running {
+			err = fmt.Errorf("it does not: %s", s.Exit)
+		}
+		return err
+	})
+}
+
+// revive makes an adopted unit go on by itself.
+func (u *unit) revive(ctx context.Context) error {
+	err := u.signal(ctx, "CONT")
+	if errors.Is(err, lab.ErrNotRunning) {
+		err = nil
+	}
+	gone := os.Remove(u.dropIn)
+	if gone == nil {
+		os.Remove(filepath.Dir(u.dropIn)) // unless others have something there
+		_, gone = systemctl(ctx, "daemon-reload")
+	} else if errors.Is(gone, fs.ErrNotExist) {
+		gone = nil
+	}
+	return errors.Join(err, gone, u.start(ctx))
 }
 
 // stop: systemd sends SIGCONT after SIGTERM, so that a paused process ends too.
@@ -107,7 +144,7 @@ func (u *unit) state(ctx context.Context) (lab.ProcState, error) {
 		}
 	}
 	err := lab.Until(ctx, "systemd to notice the end of a process", func(ctx context.Context) error {
-		text, err := systemctl(ctx, "show", u.name, "--timestamp=us+utc", "-p", "MainPID,ExecMainCode,ExecMainStatus,ExecMainExitTimestamp")
+		text, err := systemctl(ctx, "show", u.name, "--timestamp=us+utc", "-p", processProperties)
 		if err != nil {
 			return err
 		}
@@ -135,14 +172,24 @@ func (u *unit) live(s lab.ProcState, letter byte) lab.ProcState {
 	return s
 }
 
-// parseShow reads what systemctl show tells about a service.
-func parseShow(text string) (lab.ProcState, error) {
-	var out lab.ProcState
+// processProperties are what systemctl show tells about a service's process.
+const processProperties = "MainPID,ExecMainCode,ExecMainStatus,ExecMainExitTimestamp"
+
+// properties reads what systemctl show prints.
+func properties(text string) map[string]string {
 	p := map[string]string{}
 	for line := range strings.Lines(text) {
 		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
 		p[k] = v
 	}
+	return p
+}
+
+// parseShow reads what systemctl show tells about a service.
+func parseShow(text string) (lab.ProcState, error) { return stateOf(properties(text)) }
+
+func stateOf(p map[string]string) (lab.ProcState, error) {
+	var out lab.ProcState
 	pid, err := strconv.Atoi(p["MainPID"])
 	if err != nil {
 		return out, fmt.Errorf("systemctl show: MainPID=%q: expected a number", p["MainPID"])

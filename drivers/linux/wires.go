@@ -1,8 +1,10 @@
 package linux
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/etcdrill/etcdrill/drivers/kernel"
@@ -14,9 +16,10 @@ import (
 // does, the proxy does the rest. All connections go through the proxy, which
 // meets the kernel's rules like anybody. It implements lab.Links.
 type wires struct {
-	proxy  *network.Network
-	kernel *kernel.Kernel
-	means  kernel.Means
+	proxy   *network.Network
+	kernel  *kernel.Kernel
+	means   kernel.Means
+	adopted bool // members do not talk through the proxy
 }
 
 // newWires makes the links of the host of an agent, and clears its kernel of
@@ -24,7 +27,7 @@ type wires struct {
 func newWires(ctx context.Context, c agentConfig, me Seat, proxy *network.Network) (*wires, error) {
 	var ends []kernel.End
 	for _, s := range c.Seats {
-		ends = append(ends, kernel.End{Name: s.Name, Addr: s.Addr, Ports: []int{s.Front, s.Peer, s.Echo}, Clients: []int{s.Front, s.Echo}})
+		ends = append(ends, s.end())
 	}
 	k, err := kernel.New(c.ID, me.Name, ends, c.Links)
 	if err != nil {
@@ -33,7 +36,7 @@ func newWires(ctx context.Context, c agentConfig, me Seat, proxy *network.Networ
 	if c.Links.Filter != "" {
 		err = k.Reset(ctx)
 	}
-	return &wires{proxy: proxy, kernel: k, means: c.Links}, err
+	return &wires{proxy: proxy, kernel: k, means: c.Links, adopted: me.Found != nil}, err
 }
 
 // Set implements lab.Links. The proxy knows of every rule, also of those that
@@ -43,7 +46,11 @@ func (w *wires) Set(ctx context.Context, owner, from, to string, r lab.Rule) err
 		return err
 	}
 	take := w.means.Takes(from, to, r)
-	if err := w.proxy.Set(ctx, owner, from, to, without(r, take)); err != nil {
+	rest := without(r, take)
+	if w.adopted && rest != (lab.Rule{}) {
+		return fmt.Errorf("%s to %s: what an adopted cluster says goes through no proxy, and by %s alone this link can be cut and no more: nothing was set", from, to, cmp.Or(w.means.Filter, "the kernel"))
+	}
+	if err := w.proxy.Set(ctx, owner, from, to, rest); err != nil {
 		return err
 	}
 	return w.kernel.Set(ctx, owner, from, to, take)

@@ -4,11 +4,14 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -32,6 +35,32 @@ func Self() (Life, error) {
 		return Life{}, fmt.Errorf("looking at this process: %w", err)
 	}
 	return Life{PID: os.Getpid(), Started: started}, nil
+}
+
+// ParseStat is State of a process of some Linux host, from its /proc/PID/stat.
+func ParseStat(data []byte) (started string, state byte, err error) {
+	f, err := fields(data)
+	if err != nil {
+		return "", 0, err
+	}
+	return stateOf(f)
+}
+
+// fields are those of /proc/PID/stat from the third on: the second, the name of
+// the executable, may hold anything.
+func fields(data []byte) ([]string, error) {
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(f) < 20 {
+		return nil, errors.New("/proc/PID/stat: expected more fields")
+	}
+	return f, nil
+}
+
+func stateOf(f []string) (started string, state byte, err error) {
+	if f[0] == "Z" || f[0] == "X" {
+		return "", 0, fs.ErrNotExist
+	}
+	return f[19], f[0][0], nil
 }
 
 // Forker starts processes from one thread that never ends. The parent-death

@@ -1,13 +1,11 @@
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -27,11 +25,7 @@ func stat(pid int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	if len(f) < 20 {
-		return nil, fmt.Errorf("/proc/%d/stat: expected more fields", pid)
-	}
-	return f, nil
+	return fields(data)
 }
 
 // State returns when a process was started, in clock ticks since the
@@ -42,10 +36,7 @@ func State(pid int) (started string, state byte, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	if f[0] == "Z" || f[0] == "X" {
-		return "", 0, fs.ErrNotExist
-	}
-	return f[19], f[0][0], nil
+	return stateOf(f)
 }
 
 // Parent is the process that a process descends from, 0 when nobody knows.

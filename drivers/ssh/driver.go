@@ -202,6 +202,7 @@ func abilities() lab.Caps {
 		lab.CapPower:  "",
 		lab.CapClock:  "",
 		lab.CapSmall:  "",
+		lab.CapAdopt:  "",
 	}
 }
 
@@ -239,7 +240,8 @@ type record struct {
 	Owner   owner           `json:"owner"`
 	Drill   string          `json:"drill,omitempty"`
 	Keep    bool            `json:"keep"`
-	Dir     string          `json:"dir"` // on the hosts
+	Dir     string          `json:"dir"`             // on the hosts
+	Looks   bool            `json:"looks,omitempty"` // nothing of the lab is on the hosts
 	Seats   map[string]seat `json:"seats,omitempty"`
 }
 
@@ -323,6 +325,8 @@ const cleanUp = 60 * time.Second
 
 // Up implements lab.Driver. It takes the first machines of the inventory, all
 // of which must be marked, run systemd, and run no etcd but that of other labs.
+// A cluster that is to be adopted runs on the machines that its spec names;
+// they must be marked unless it is only looked at.
 func (d *Driver) Up(ctx context.Context, id string, spec lab.Spec) (*lab.Cluster, error) {
 	dir, err := d.dir(id)
 	if err != nil {
@@ -367,19 +371,17 @@ func (d *Driver) plan(ctx context.Context, id string, spec lab.Spec) (record, er
 	if err != nil {
 		return record{}, err
 	}
+	if spec.Adopt != nil {
+		return d.planAdoption(ctx, id, inv, spec.Adopt)
+	}
 	n := spec.Members + spec.Spares
 	if have := len(inv.Machines); have < n {
 		return record{}, fmt.Errorf("%s has %d hosts, and %d are needed (%d members, %d spares): add hosts, or choose a smaller cluster", inv.File, have, n, spec.Members, spec.Spares)
 	}
-	life, err := process.Self()
+	r, err := d.begin(id)
 	if err != nil {
 		return record{}, err
 	}
-	here, err := os.Hostname()
-	if err != nil {
-		return record{}, err
-	}
-	r := record{ID: id, Created: time.Now().UTC(), Owner: owner{life, here}, Drill: d.options.Drill, Dir: path.Join(d.options.Prefix, id), Seats: map[string]seat{}}
 	by := map[string]string{}
 	for i, m := range inv.Machines[:n] {
 		addr, err := m.addr(ctx, n > 1)
@@ -398,6 +400,19 @@ func (d *Driver) plan(ctx context.Context, id string, spec lab.Spec) (record, er
 		}
 	}
 	return r, nil
+}
+
+// begin is the record of a lab without hosts yet.
+func (d *Driver) begin(id string) (record, error) {
+	life, err := process.Self()
+	if err != nil {
+		return record{}, err
+	}
+	here, err := os.Hostname()
+	if err != nil {
+		return record{}, err
+	}
+	return record{ID: id, Created: time.Now().UTC(), Owner: owner{life, here}, Drill: d.options.Drill, Dir: path.Join(d.options.Prefix, id), Seats: map[string]seat{}}, nil
 }
 
 // addr is the IP under which the other hosts reach a machine.
@@ -424,27 +439,22 @@ func (m Machine) addr(ctx context.Context, others bool) (string, error) {
 }
 
 func (d *Driver) up(ctx context.Context, r record, dir string, spec lab.Spec) (*lab.Cluster, error) {
-	hosts := d.hostsOf(r)
-	looks := make([]look, len(hosts))
-	err := d.each(ctx, hosts, func(ctx context.Context, i int, h *Host) (err error) {
-		if _, err := h.Marked(ctx); err != nil {
-			return err
+	hosts, caps := d.hostsOf(r), abilities()
+	if !r.Looks {
+		if err := d.mayBreak(ctx, r, caps, spec.Adopt != nil); err != nil {
+			return nil, err
 		}
-		if looks[i], err = h.look(ctx, d.options.Prefix); err != nil {
-			return err
-		}
-		return looks[i].fit(h, r.ID)
-	})
-	if err != nil {
-		return nil, err
 	}
-	caps := abilities()
-	own(caps, hosts, looks)
 	binary := d.options.Binary
 	if binary == "" {
+		var err error
 		if binary, err = os.Executable(); err != nil {
 			return nil, err
 		}
+	}
+	up := linux.Up
+	if spec.Adopt != nil {
+		up = linux.Adopt
 	}
 	if err := d.take(ctx, r, dir); err != nil {
 		return nil, err
@@ -453,7 +463,7 @@ func (d *Driver) up(ctx context.Context, r record, dir string, spec lab.Spec) (*
 	for _, h := range hosts {
 		all = append(all, h)
 	}
-	c, release, err := linux.Up(ctx, linux.Options{ID: r.ID, Driver: Name, Drill: r.Drill, Dir: dir, Spec: spec, Binary: binary, Tunnel: true, Caps: caps, Say: d.options.Say}, all)
+	c, release, err := up(ctx, linux.Options{ID: r.ID, Driver: Name, Drill: r.Drill, Dir: dir, Spec: spec, Binary: binary, Tunnel: true, Caps: caps, Say: d.options.Say}, all)
 	if release != nil {
 		d.mu.Lock()
 		d.owned[r.ID] = release
@@ -464,6 +474,27 @@ func (d *Driver) up(ctx context.Context, r record, dir string, spec lab.Spec) (*
 	}
 	d.finish(c, hosts)
 	return c, nil
+}
+
+// mayBreak refuses machines that carry no mark, or hold what a lab would touch,
+// and finds out what not all of them can do.
+func (d *Driver) mayBreak(ctx context.Context, r record, caps lab.Caps, adopts bool) error {
+	hosts := d.hostsOf(r)
+	looks := make([]look, len(hosts))
+	err := d.each(ctx, hosts, func(ctx context.Context, i int, h *Host) (err error) {
+		if _, err := h.Marked(ctx); err != nil {
+			return err
+		}
+		if looks[i], err = h.look(ctx, d.options.Prefix); err != nil {
+			return err
+		}
+		if adopts {
+			looks[i].etcd = nil // that is what we come for
+		}
+		return looks[i].fit(h, r.ID)
+	})
+	own(caps, hosts, looks)
+	return err
 }
 
 // finish adds what only this driver knows.
@@ -567,7 +598,11 @@ func (d *Driver) Keep(ctx context.Context, id string) error {
 		return fail(err)
 	}
 	r.Keep = true
-	if err := Each(ctx, c.Hosts, func(ctx context.Context, h lab.Host) error { return h.Put(ctx, ownerFile, 0o600, r.onHost()) }); err != nil {
+	hosts := c.Hosts
+	if r.Looks {
+		hosts = nil
+	}
+	if err := Each(ctx, hosts, func(ctx context.Context, h lab.Host) error { return h.Put(ctx, ownerFile, 0o600, r.onHost()) }); err != nil {
 		return fail(err)
 	}
 	if err := r.write(c.Dir); err != nil {
@@ -596,6 +631,7 @@ func (d *Driver) Down(ctx context.Context, id string) error {
 	r, err := readRecord(dir)
 	var hosts []*Host
 	switch {
+	case err == nil && r.Looks:
 	case err == nil:
 		hosts = d.hostsOf(r)
 	case !errors.Is(err, fs.ErrNotExist):
@@ -617,8 +653,14 @@ func (d *Driver) Down(ctx context.Context, id string) error {
 				return err
 			}
 		}
-		return linux.Down(ctx, h, id)
+		return linux.GiveBack(ctx, h, id)
 	})
+	if err == nil && len(hosts) > 0 {
+		err = d.removeKeys(ctx, id)
+	}
+	if err == nil {
+		err = Each(ctx, hosts, func(ctx context.Context, h *Host) error { return linux.Down(ctx, h, id) })
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -635,6 +677,9 @@ func (d *Driver) take(ctx context.Context, r record, dir string) error {
 	hosts := d.hostsOf(r)
 	if err := r.write(dir); err != nil {
 		return err
+	}
+	if r.Looks {
+		return nil
 	}
 	var mu sync.Mutex
 	err := Each(ctx, hosts, func(ctx context.Context, h *Host) error {

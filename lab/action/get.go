@@ -19,6 +19,10 @@ type Get struct {
 // Doc implements lab.Action.
 func (*Get) Doc() string { return "reads a key and journals value, revision and term" }
 
+// Touches says how much of an adopted cluster it changes: it needs the lab's
+// tools on the host.
+func (*Get) Touches() lab.Touch { return lab.Passes }
+
 // Do implements lab.Action.
 func (g *Get) Do(ctx context.Context, e *lab.Env) error {
 	via, err := through(ctx, e, g.Through)

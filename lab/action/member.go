@@ -181,6 +181,9 @@ type MoveLeader struct {
 // Doc implements lab.Action.
 func (*MoveLeader) Doc() string { return "hands leadership over to a member that is to lead" }
 
+// Touches says how much of an adopted cluster it changes.
+func (*MoveLeader) Touches() lab.Touch { return lab.Passes }
+
 // Do implements lab.Action. A hand-over that raft has given up is asked for
 // again, as long as there is time.
 func (a *MoveLeader) Do(ctx context.Context, e *lab.Env) error {

@@ -29,6 +29,9 @@ func (a *Start) Valid() error {
 // Doc implements lab.Action.
 func (*Start) Doc() string { return "starts members' processes, all at once" }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Start) Touches() lab.Touch { return lab.Passes }
+
 // Do implements lab.Action.
 func (a *Start) Do(ctx context.Context, e *lab.Env) error {
 	seats, err := etcd.Seats(e.Cluster, a.Member)
@@ -113,6 +116,9 @@ func (*Stop) Doc() string {
 	return "stops members' processes politely, all at once; a leader hands over first"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Stop) Touches() lab.Touch { return lab.Passes }
+
 // Do implements lab.Action.
 func (a *Stop) Do(ctx context.Context, e *lab.Env) error {
 	seats, err := etcd.Seats(e.Cluster, a.Member)
@@ -131,6 +137,9 @@ type Restart struct {
 
 // Doc implements lab.Action.
 func (*Restart) Doc() string { return "stops and starts members' processes, at once or rolling" }
+
+// Touches says how much of an adopted cluster it changes.
+func (*Restart) Touches() lab.Touch { return lab.Passes }
 
 // Do implements lab.Action.
 func (a *Restart) Do(ctx context.Context, e *lab.Env) error {

@@ -2,6 +2,7 @@ package action
 
 import (
 	"context"
+	"strings"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -15,6 +16,14 @@ type Put struct {
 
 // Doc implements lab.Action.
 func (*Put) Doc() string { return "writes a key and reads it back at the revision of the answer" }
+
+// Touches says how much of an adopted cluster it changes.
+func (p *Put) Touches() lab.Touch {
+	if strings.HasPrefix(p.Key, lab.OwnKeys) {
+		return lab.Passes
+	}
+	return lab.Lasts
+}
 
 // Do implements lab.Action.
 func (p *Put) Do(ctx context.Context, e *lab.Env) error {

@@ -36,6 +36,9 @@ func (*SnapshotSave) Doc() string {
 	return "saves a snapshot into a store on this machine and proves it: by its bytes, and by a throwaway member booted from it"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*SnapshotSave) Touches() lab.Touch { return lab.Looks }
+
 // Do implements lab.Action.
 func (a *SnapshotSave) Do(ctx context.Context, e *lab.Env) error {
 	name := ""
@@ -84,6 +87,9 @@ func (a *SnapshotVerify) Valid() error {
 func (*SnapshotVerify) Doc() string {
 	return "looks whether a snapshot can be restored: trailer, pages, sidecar, cluster, version, and on demand a trial; refuses with the reason"
 }
+
+// Touches says how much of an adopted cluster it changes.
+func (*SnapshotVerify) Touches() lab.Touch { return lab.Looks }
 
 // Do implements lab.Action.
 func (a *SnapshotVerify) Do(ctx context.Context, e *lab.Env) error {

@@ -69,6 +69,9 @@ type Wait struct{}
 // Doc implements lab.Action.
 func (*Wait) Doc() string { return "holds the state as it is for the step's `for`" }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Wait) Touches() lab.Touch { return lab.Looks }
+
 // Do implements lab.Action.
 func (*Wait) Do(ctx context.Context, e *lab.Env) error {
 	if e.For <= 0 {

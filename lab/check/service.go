@@ -70,6 +70,9 @@ func (w *Writes) Valid() error { return either(w.Accepted, w.Refused) }
 // Doc implements lab.Check.
 func (*Writes) Doc() string { return "writes one probe and asks whether it was accepted or refused" }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Writes) Touches() lab.Touch { return lab.Passes }
+
 // Holds implements lab.Check.
 func (w *Writes) Holds(ctx context.Context, e *lab.Env) error {
 	value := e.Owner + " " + time.Now().UTC().Format(time.RFC3339Nano)

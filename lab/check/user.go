@@ -44,6 +44,9 @@ func (*User) Doc() string {
 	return "asks what a user may do with a key, by trying as this user, with a certificate or a password"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*User) Touches() lab.Touch { return lab.Lasts }
+
 // Holds implements lab.Check.
 func (u *User) Holds(ctx context.Context, e *lab.Env) error {
 	up, err := etcd.Answering(ctx, e)

@@ -38,6 +38,9 @@ func (*Wiretap) Doc() string {
 	return "asks whether a stranger at a peer port can read what clients write, by taking a follower's place"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Wiretap) Touches() lab.Touch { return lab.Lasts }
+
 // Holds implements lab.Check.
 func (w *Wiretap) Holds(ctx context.Context, e *lab.Env) error {
 	m, err := etcd.Seat(e.Cluster, w.Member)

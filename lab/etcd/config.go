@@ -249,9 +249,18 @@ func ParseSettings(m *lab.Member, data []byte) (Settings, error) {
 	if len(strings.TrimSpace(string(data))) == 0 {
 		return nil, fmt.Errorf("configuration of %s: %s is empty", m.Name, m.Config)
 	}
+	s, err := settings(data)
+	if err != nil {
+		return nil, fmt.Errorf("configuration of %s: %s: %w", m.Name, m.Config, err)
+	}
+	return s, nil
+}
+
+// settings reads the text of a configuration file.
+func settings(data []byte) (Settings, error) {
 	var s yaml.MapSlice
 	if err := yaml.UnmarshalWithOptions(data, &s, yaml.UseOrderedMap()); err != nil {
-		return nil, fmt.Errorf("configuration of %s: %s: %w", m.Name, m.Config, err)
+		return nil, err
 	}
 	return Settings(s), nil
 }

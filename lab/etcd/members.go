@@ -109,7 +109,8 @@ func listing(c *lab.Cluster, h *pb.ResponseHeader, members []*pb.Member) Members
 			x.Name = ""
 		}
 		for _, seat := range c.Seats {
-			if x.Name == seat.Name || x.Name == "" && seatURL(c, seat, x.PeerURLs) {
+			// The names of an adopted cluster are its own affair.
+			if x.Name == seat.Name && c.Spec.Adopt == nil || (x.Name == "" || c.Spec.Adopt != nil) && seatURL(c, seat, x.PeerURLs) {
 				x.Seat = seat
 				break
 			}

@@ -459,3 +459,26 @@ func getPKI(ctx context.Context, m *lab.Member, name string) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// SaveFound writes what clients need for a cluster that somebody else made:
+// whom they trust, one text after the other, and what they show. The directory
+// is made with mode 0700.
+func SaveFound(dir string, client Pair, trust ...[]byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := replace(filepath.Join(dir, trustFile), bytes.Join(trust, []byte("\n"))); err != nil {
+		return err
+	}
+	return SaveClient(dir, client)
+}
+
+// LinkFound are the commands that give files of a host, below dir there, the
+// names by which the lab's tools look for them.
+func LinkFound(dir, ca, cert, key string) [][]string {
+	var out [][]string
+	for name, file := range map[string]string{trustFile: ca, clientPair + ".crt": cert, clientPair + ".key": key} {
+		out = append(out, []string{"ln", "-sfn", "--", file, path.Join(dir, name)})
+	}
+	return out
+}

@@ -45,6 +45,7 @@ func Health(ctx context.Context, m *lab.Member, path string) (int, string, error
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return m.Host.Dial(ctx, addr)
 		},
+		TLSClientConfig:   m.HealthTLS,
 		DisableKeepAlives: true,
 	}
 	defer t.CloseIdleConnections()

@@ -34,6 +34,9 @@ func (*ClockStep) Doc() string {
 	return "step the clock of a member's host, time synchronisation stopped; healing steps it back"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*ClockStep) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*ClockStep) Needs() []lab.Cap { return []lab.Cap{lab.CapClock} }
 

@@ -19,6 +19,9 @@ type Crash struct {
 // Doc says what the fault does.
 func (*Crash) Doc() string { return "kill a member's process with SIGKILL; healing starts it again" }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Crash) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*Crash) Needs() []lab.Cap { return []lab.Cap{lab.CapSignal} }
 

@@ -67,6 +67,9 @@ func (*Cut) Doc() string {
 	return "cut what members say to each other, in one of six shapes; open connections too"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Cut) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*Cut) Needs() []lab.Cap { return []lab.Cap{lab.CapLinks} }
 

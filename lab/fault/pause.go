@@ -22,6 +22,9 @@ func (*Pause) Doc() string {
 	return "freeze a member's process with SIGSTOP; healing continues it"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Pause) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*Pause) Needs() []lab.Cap { return []lab.Cap{lab.CapSignal} }
 

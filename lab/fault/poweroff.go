@@ -25,6 +25,9 @@ func (*PowerOff) Doc() string {
 	return "take the power of a member's host away; healing switches it on and starts the member"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*PowerOff) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*PowerOff) Needs() []lab.Cap { return []lab.Cap{lab.CapPower} }
 

@@ -37,6 +37,9 @@ func (*Slow) Doc() string {
 	return "delay what members say to each other, or make a share of it arrive late as if lost and sent again"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Slow) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*Slow) Needs() []lab.Cap { return []lab.Cap{lab.CapLinks} }
 

@@ -28,6 +28,9 @@ func (*SlowDisk) Doc() string {
 	return "hold up every write or sync of a member's WAL or database for a time"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*SlowDisk) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*SlowDisk) Needs() []lab.Cap { return []lab.Cap{lab.CapTrace} }
 

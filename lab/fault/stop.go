@@ -21,6 +21,9 @@ func (*Stop) Doc() string {
 	return "ask a member's process to end with SIGTERM; healing starts it again"
 }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Stop) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*Stop) Needs() []lab.Cap { return []lab.Cap{lab.CapSignal} }
 

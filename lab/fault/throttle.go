@@ -40,6 +40,9 @@ const (
 // Doc says what the fault does.
 func (*Throttle) Doc() string { return "limit how many bytes per second members can say to each other" }
 
+// Touches says how much of an adopted cluster it changes.
+func (*Throttle) Touches() lab.Touch { return lab.Passes }
+
 // Needs lists the abilities it must have.
 func (*Throttle) Needs() []lab.Cap { return []lab.Cap{lab.CapLinks} }
 

@@ -51,6 +51,9 @@ func Start(ctx context.Context, c *lab.Cluster, spec lab.LoadSpec, h *lab.Histor
 		stop:   make(chan struct{}),
 		seen:   make([]atomic.Pointer[string], spec.Keys),
 	}
+	if c.Spec.Adopt != nil {
+		l.prefix = lab.OwnKeys + l.prefix
+	}
 	through, err := throughOf(c, spec.Through)
 	if err != nil {
 		return nil, err
@@ -166,7 +169,9 @@ func (l *load) begin(ctx context.Context) error {
 			l.watch(s)
 		}
 	}
-	l.wg.Go(l.scout)
+	if l.cluster.Spec.Adopt == nil { // whose members stay who they are
+		l.wg.Go(l.scout)
+	}
 	start := time.Now()
 	for i := range l.spec.Clients {
 		l.wg.Go(func() { l.client(i+1, start) })

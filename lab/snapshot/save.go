@@ -89,22 +89,32 @@ func (s *Save) Take(ctx context.Context, e *lab.Env) (file string, side *Sidecar
 	if err != nil {
 		return "", nil, err
 	}
-	work, done, err := workspace(ctx, e, src.Host)
-	if err != nil {
-		return "", nil, err
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	there := path.Join(work, "snapshot"+fileExt)
 	limit := s.Timeout
 	if limit == 0 {
 		limit = 30*time.Second + time.Duration(status(look, src.Name).DBSize/slowest)*time.Second
 	}
-	if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", there, "--command-timeout="+limit.String()); err != nil {
-		return "", nil, err
-	}
-	temp, err := fetch(ctx, src.Host, there, store)
-	if err != nil {
-		return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
+	var temp, there string
+	if src.Bin == "" { // nothing may be put on its host
+		if !s.NoTrial {
+			return "", nil, &lab.Failure{What: "snapshot refused", Want: "no-trial, for a cluster that is only looked at", Got: "a trial, which boots a member on its host"}
+		}
+		if temp, err = stream(ctx, e.Cluster, src, store, limit); err != nil {
+			return "", nil, fmt.Errorf("snapshot of %s: %w", src.Name, err)
+		}
+	} else {
+		var work string
+		var done func() error
+		if work, done, err = workspace(ctx, e, src.Host); err != nil {
+			return "", nil, err
+		}
+		defer func() { err = errors.Join(err, done()) }()
+		there = path.Join(work, "snapshot"+fileExt)
+		if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", there, "--command-timeout="+limit.String()); err != nil {
+			return "", nil, err
+		}
+		if temp, err = fetch(ctx, src.Host, there, store); err != nil {
+			return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -375,6 +385,31 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 func Inspect(name, file string) (*Sidecar, error) {
 	s := &Sidecar{}
 	return s, s.read(name, file)
+}
+
+// stream copies a member's snapshot into a store without its host's help.
+func stream(ctx context.Context, c *lab.Cluster, src *lab.Member, store Store, limit time.Duration) (temp string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cli, err := etcd.Local(c, src)
+	if err != nil {
+		return "", err
+	}
+	defer cli.Close()
+	data, err := cli.Snapshot(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer data.Close()
+	f, err := Temp(store.Dir)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(f, data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
 }
 
 // read verifies a file on this machine, byte by byte and page by page, and
