@@ -137,11 +137,11 @@ func man(ctx context.Context, o Options, r Record, hosts []lab.Host) (l *linuxLa
 	}
 	// From the first agent on: the others may take long.
 	l.Halts = append(l.Halts, l.forgotten)
-	living, stop := context.WithCancel(context.Background())
+	living, release := context.WithCancel(context.Background())
 	go l.live(living)
 	defer func() {
 		if err != nil {
-			stop()
+			release()
 		}
 	}()
 	if err := each(ctx, hosts, func(ctx context.Context, i int, h lab.Host) error { return l.lay(ctx, i, o) }); err != nil {
@@ -158,7 +158,7 @@ func man(ctx context.Context, o Options, r Record, hosts []lab.Host) (l *linuxLa
 		return nil, nil, err
 	}
 	l.setCaps(r.Caps)
-	return l, stop, nil
+	return l, release, nil
 }
 
 // Open puts a lab together again from its directory on this machine. host
