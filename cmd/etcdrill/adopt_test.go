@@ -52,7 +52,7 @@ type stock struct {
 // newStock makes one on three machines, and takes it away in the end.
 func newStock(t *testing.T, b *backend) *stock {
 	t.Helper()
-	_, hosts := theHosts(t)
+	_, hosts := b.hosts(t)
 	if len(hosts) < 3 {
 		t.Fatal("expected three machines")
 	}
