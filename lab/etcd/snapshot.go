@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -55,6 +56,22 @@ func VerifySnapshot(name string, r io.Reader) error {
 		return refuse("its SHA-256 trailer to be right", "another sum: the file is damaged")
 	}
 	return nil
+}
+
+// VerifyCopy checks a copy of a member's database file, which has no trailer to
+// compare: only that its pages are sound. Nobody can say whether a value in it
+// is the one that was written, nor what stood only in the member's log (FE10).
+// What it finds wrong is a *lab.Failure.
+func VerifyCopy(name string, data []byte) error {
+	if VerifySnapshot(name, bytes.NewReader(data)) == nil {
+		return &lab.Failure{What: "copy of a database " + name, Want: "a file without a trailer", Got: "a snapshot, whose SHA-256 trailer is right: restore it as one"}
+	}
+	return asFile(data, func(file string) error {
+		if err := CheckPages(file); err != nil {
+			return &lab.Failure{What: "copy of a database " + name, Want: "a database whose pages are sound", Got: strings.ReplaceAll(err.Error(), file, name)}
+		}
+		return nil
+	})
 }
 
 // wrapped are files that have a snapshot in them, perhaps, and are none.

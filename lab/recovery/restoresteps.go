@@ -249,9 +249,13 @@ func (r *Restore) sameFile(ctx context.Context, e *lab.Env, targets []*lab.Membe
 // and the mark go together or not at all (FE15).
 func (r *Restore) etcdutl(e *lab.Env, m *lab.Member) []string {
 	j := r.join(e)
-	return []string{"snapshot", "restore", r.upload(m), "--data-dir=" + dirsOf(m, r.Decided.Token).fresh, "--name=" + m.Name,
+	args := []string{"snapshot", "restore", r.upload(m), "--data-dir=" + dirsOf(m, r.Decided.Token).fresh, "--name=" + m.Name,
 		"--initial-cluster=" + j.String(), "--initial-cluster-token=" + j.Token, "--initial-advertise-peer-urls=" + r.peerURL(e, m),
 		"--bump-revision=" + strconv.FormatInt(r.Decided.Bump, 10), "--mark-compacted"}
+	if r.Copy {
+		args = append(args, "--skip-hash-check")
+	}
+	return args
 }
 
 // restore makes the new data beside the old. A refused restore leaves a part
