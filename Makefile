@@ -7,7 +7,7 @@ PACKAGES ?= ./...
 LDFLAGS ?= -s -w
 export CGO_ENABLED ?= 0
 
-.PHONY: build test test-drills test-kills test-museum test-docker test-ssh test-vm bench matrix lint verify generate clean
+.PHONY: build test test-drills test-kills test-museum test-docker test-ssh test-vm test-s3 bench matrix lint verify generate clean
 
 build: ## the static binary, bin/etcdrill
 	$(GO) build -trimpath -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
@@ -45,6 +45,11 @@ test-ssh: build ## machines over ssh: containers with an sshd, of the image that
 
 test-vm: build ## virtual machines under QEMU
 	CGO_ENABLED=1 ETCDRILL_MUST=vm $(GO) test -timeout 30m ./fixtures/vm
+
+# An S3 server, of the module proxy.
+test-s3: ## stores of snapshots in an object store
+	GOBIN=$(CURDIR)/bin $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	CGO_ENABLED=1 ETCDRILL_MUST=s3 ETCDRILL_S3=$(CURDIR)/bin/versitygw $(GO) test -timeout 5m ./lab/snapshot -run TestS3
 
 bench: build ## the benchmark tables; BENCH=docker,ssh chooses among local, docker and ssh
 	$(GO) run ./cmd/bench -only "$(BENCH)"

@@ -19,9 +19,15 @@ func (a *app) snapshot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshot",
 		Short: "take, verify, compare and keep snapshots of a lab that stays",
-		Long: `Snapshots are kept in a store, a directory on this machine: --store, or the lab's
-own, which goes with the lab. One is named by name, by label, as "latest", or by
-the path of a file, with a slash in it.`,
+		Long: `Snapshots are kept in a store: --store, or the lab's own, which goes with the lab.
+
+  DIRECTORY                         on this machine
+  ssh://HOST/PATH                   on a host of --inventory
+  s3://BUCKET/PREFIX?endpoint=URL   in an object store; its keys are those of
+                                    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+
+A snapshot is named by name, by label, as "latest", or by the path of a file, with
+a slash in it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -119,7 +125,7 @@ func (a *app) snapshotTrial() *cobra.Command {
 func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 	cmd := &cobra.Command{Use: word + " NAME|FILE", Short: short, Args: cobra.ExactArgs(1)}
 	name := labFlag(cmd)
-	cmd.Flags().StringVar(&v.Store, "store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	cmd.Flags().StringVar(&v.Store, "store", "", snapshot.StoreDoc)
 	cmd.Flags().StringVar(&v.Member, "member", "", "FILE is on the host of this member, relative to the lab's directory there")
 	cmd.Flags().StringVar(&v.Identity, "identity", "", identityDoc)
 	cmd.Flags().BoolVar(&v.Foreign, "foreign", false, "one of another cluster is right too")
@@ -146,21 +152,33 @@ func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 const identityDoc = "file with age secret keys, for snapshots that are encrypted"
 
 // storeCommand is a command that needs a lab only for where its store is.
-func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run func(c *lab.Cluster, s snapshot.Store, args []string) error) *cobra.Command {
+func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, s snapshot.Store, args []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: args}
 	name := labFlag(cmd)
-	dir := cmd.Flags().String("store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	ref := cmd.Flags().String("store", "", snapshot.StoreDoc)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c := &lab.Cluster{}
-		if *dir == "" {
-			var err error
-			if c, err = a.cluster(cmd.Context(), *name); err != nil {
-				return err
-			}
+		e, err := a.storeEnv(cmd.Context(), *name, *ref)
+		if err != nil {
+			return err
 		}
-		return run(c, snapshot.OpenStore(c, *dir), args)
+		s, err := snapshot.OpenStore(e, *ref)
+		if err != nil {
+			return usage("%s", err)
+		}
+		return run(cmd.Context(), s, args)
 	}
 	return cmd
+}
+
+// storeEnv opens a lab where the store is the lab's own, and nothing else.
+func (a *app) storeEnv(ctx context.Context, name, ref string) (*lab.Env, error) {
+	e := &lab.Env{Cluster: &lab.Cluster{}, Kit: a.kit}
+	if ref != "" {
+		return e, nil
+	}
+	var err error
+	e.Cluster, err = a.cluster(ctx, name)
+	return e, err
 }
 
 // stored is an entry of a store as JSON.
@@ -172,8 +190,8 @@ type stored struct {
 }
 
 func (a *app) snapshotList() *cobra.Command {
-	return a.storeCommand("list", "list the snapshots of a store, without looking into them", cobra.NoArgs, func(_ *lab.Cluster, s snapshot.Store, _ []string) error {
-		all, err := s.List()
+	return a.storeCommand("list", "list the snapshots of a store, without looking into them", cobra.NoArgs, func(ctx context.Context, s snapshot.Store, _ []string) error {
+		all, err := s.List(ctx)
 		if err != nil {
 			return err
 		}
@@ -187,7 +205,7 @@ func (a *app) snapshotList() *cobra.Command {
 		}
 		return a.print(out, func() {
 			if len(all) == 0 {
-				fmt.Fprintf(a.out, "no snapshots in %s\n", s.Dir)
+				fmt.Fprintf(a.out, "no snapshots in %s\n", s.Where)
 				return
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
@@ -209,8 +227,8 @@ func (a *app) snapshotList() *cobra.Command {
 }
 
 func (a *app) snapshotShow() *cobra.Command {
-	return a.storeCommand("show NAME", "print what is known about a snapshot", cobra.ExactArgs(1), func(_ *lab.Cluster, s snapshot.Store, args []string) error {
-		e, err := s.Find(args[0])
+	return a.storeCommand("show NAME", "print what is known about a snapshot", cobra.ExactArgs(1), func(ctx context.Context, s snapshot.Store, args []string) error {
+		e, err := s.Find(ctx, args[0])
 		if err == nil {
 			err = e.Problem
 		}
@@ -230,7 +248,7 @@ func (a *app) snapshotDiff() *cobra.Command {
 		Args:  cobra.ExactArgs(2),
 	}
 	name := labFlag(cmd)
-	cmd.Flags().StringVar(&store, "store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	cmd.Flags().StringVar(&store, "store", "", snapshot.StoreDoc)
 	cmd.Flags().StringVar(&identity, "identity", "", identityDoc)
 	cmd.Flags().IntVar(&max, "max", 1000, "print so many lines at most; 0 prints all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -278,14 +296,11 @@ func (a *app) snapshotPrune() *cobra.Command {
 		if err := valid(p); err != nil {
 			return err
 		}
-		c := &lab.Cluster{}
-		if p.Store == "" {
-			var err error
-			if c, err = a.cluster(cmd.Context(), *name); err != nil {
-				return err
-			}
+		e, err := a.storeEnv(cmd.Context(), *name, p.Store)
+		if err != nil {
+			return err
 		}
-		stay, gone, err := p.Do(c, *dry)
+		stay, gone, err := p.Do(cmd.Context(), e, *dry)
 		if err != nil {
 			return judged("snapshot prune", err)
 		}
@@ -305,10 +320,10 @@ func (a *app) snapshotPrune() *cobra.Command {
 
 func (a *app) snapshotExport() *cobra.Command {
 	var identity string
-	cmd := a.storeCommand("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(_ *lab.Cluster, s snapshot.Store, args []string) error {
-		e, err := s.Find(args[0])
+	cmd := a.storeCommand("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(ctx context.Context, s snapshot.Store, args []string) error {
+		e, err := s.Find(ctx, args[0])
 		if err == nil {
-			err = e.Export(args[1], identity)
+			err = e.Export(ctx, args[1], identity)
 		}
 		if err != nil {
 			return judged("snapshot export", err)

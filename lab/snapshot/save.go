@@ -24,7 +24,7 @@ import (
 type Save struct {
 	Member   string        `doc:"whose state; absent: a voter that is not behind, and not the leader where there is another"`
 	Label    string        `doc:"a name for people, part of the snapshot's"`
-	Store    string        `doc:"directory on this machine to keep it in; absent: the lab's own"`
+	Store    string        `doc:"where to keep it: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
 	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
@@ -43,8 +43,8 @@ func (s *Save) Valid() error {
 	if _, err := s.packing().recipients(); err != nil {
 		return err
 	}
-	if s.Label == "" {
-		return nil
+	if err := ValidStore(s.Store); err != nil || s.Label == "" {
+		return err
 	}
 	return ValidLabel(s.Label)
 }
@@ -65,7 +65,10 @@ const patience = 5 * time.Second
 // from it has the same keys and the same hash. What is refused, or turns out
 // wrong, is a *lab.Failure, and then there is no snapshot, under no name.
 func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, err error) {
-	store := OpenStore(e.Cluster, s.Store)
+	store, err := OpenStore(e, s.Store)
+	if err != nil {
+		return "", nil, err
+	}
 	look := e.Look(ctx)
 	if !s.Survivor {
 		look = led(ctx, e, look)
@@ -116,7 +119,7 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 	if side.CAs, err = fingerprints(e.Cluster); err != nil {
 		return "", nil, err
 	}
-	if name, err = store.add(temp, side, s.packing()); err != nil {
+	if name, err = store.add(ctx, temp, side, s.packing()); err != nil {
 		return "", nil, err
 	}
 	e.Note(src.Name, "snapshot %s: %d bytes, revision %d, %d keys, verified", name, side.Size, side.Revision, side.Keys)

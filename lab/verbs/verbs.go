@@ -4,6 +4,8 @@
 package verbs
 
 import (
+	"fmt"
+
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/action"
 	"github.com/etcdrill/etcdrill/lab/check"
@@ -134,5 +136,8 @@ func Kit() lab.Kit {
 		Final: eyes.Final,
 		Load:  load.Start,
 		Judge: judge.Judge,
+		Machine: func(name string) (lab.Host, error) {
+			return nil, fmt.Errorf("host %q: no inventory says where it is", name)
+		},
 	}
 }
