@@ -120,7 +120,7 @@ Start with:  etcdrill run leader-kill`,
 		c.GroupID = "lab"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.restore(), a.recoverQuorum(), a.member(), a.switchTo(), a.resume(), a.rollback(), a.operations()} {
+	for _, c := range []*cobra.Command{a.restore(), a.restorePrefix(), a.recoverQuorum(), a.member(), a.switchTo(), a.resume(), a.rollback(), a.operations()} {
 		c.GroupID = "operation"
 		root.AddCommand(c)
 	}

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
 // Database is what a snapshot file, or a copy of a stopped member's database,
@@ -144,6 +146,46 @@ func (k Keys) read(tx *bbolt.Tx) (revision int64, err error) {
 		return nil
 	})
 	return revision, err
+}
+
+// Record is what a database holds of a key, to write it again.
+type Record struct {
+	Value []byte
+	Lease int64 // 0: none
+}
+
+// ReadRecords reads from a database file the keys that begin with a prefix,
+// with their values.
+func ReadRecords(file, prefix string) (map[string]Record, error) {
+	out := map[string]Record{}
+	err := inDatabase(file, func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("key"))
+		if b == nil {
+			return fmt.Errorf("it has no bucket of keys")
+		}
+		return b.ForEach(func(rev, record []byte) error {
+			if len(record) == 0 {
+				return nil // what a revision bump leaves (FE14): no key
+			}
+			key, _, ok := keyValue(record)
+			switch {
+			case !ok:
+				return fmt.Errorf("revision %d: its record cannot be read", revisionOf(rev))
+			case !strings.HasPrefix(string(key), prefix):
+				return nil
+			case deleted(rev):
+				delete(out, string(key))
+				return nil
+			}
+			var kv mvccpb.KeyValue
+			if err := proto.Unmarshal(record, &kv); err != nil {
+				return fmt.Errorf("revision %d: %w", revisionOf(rev), err)
+			}
+			out[string(kv.Key)] = Record{Value: kv.Value, Lease: kv.Lease}
+			return nil
+		})
+	})
+	return out, err
 }
 
 // keyValue finds key and value in a record as etcd stores it, the message

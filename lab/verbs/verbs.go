@@ -52,6 +52,7 @@ func All() lab.Verbs {
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
 			"restore":         func() lab.Action { return &action.Restore{} },
+			"restore-prefix":  func() lab.Action { return &action.RestorePrefix{} },
 			"restore-alone":   func() lab.Action { return &action.RestoreAlone{} },
 			"recover-quorum":  func() lab.Action { return &action.RecoverQuorum{} },
 			"resume":          func() lab.Action { return &action.Resume{} },
