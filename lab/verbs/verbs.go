@@ -49,6 +49,7 @@ func All() lab.Verbs {
 			"snapshot":          func() lab.Action { return &action.Snapshot{} },
 			"snapshot-save":     func() lab.Action { return &action.SnapshotSave{} },
 			"snapshot-verify":   func() lab.Action { return &action.SnapshotVerify{} },
+			"snapshot-prune":    func() lab.Action { return &action.SnapshotPrune{} },
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
 			"restore":         func() lab.Action { return &action.Restore{} },
