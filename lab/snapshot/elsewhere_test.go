@@ -134,7 +134,6 @@ func TestS3(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "drill")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "not-a-secret")
 	cmd := exec.Command(server, "--access", "drill", "--secret", "not-a-secret", "--port", addr, "posix", "--nometa", root)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
