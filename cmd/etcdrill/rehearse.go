@@ -47,7 +47,7 @@ the name or label of a snapshot there, or latest.`,
 			defer func() { err = errors.Join(err, done()) }()
 			before, err := fileSum(file)
 			if err != nil {
-				return usage("%s", err)
+				return usage("%s: expected the file of a snapshot, or with --store its name there", err)
 			}
 			drills, err := a.drills(&choice{set: map[string]string{"SNAPSHOT": file}}, []string{"rehearse-my-snapshot"})
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc64"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -81,6 +82,14 @@ func FileRevision(file string) (rev int64, err error) {
 // reached once, as `etcdutl snapshot status` does.
 func CheckPages(file string) error {
 	return inDatabase(file, func(tx *bbolt.Tx) error {
+		// bbolt looks at pages in a goroutine of its own, where nobody catches its
+		// panic on one that makes no sense: so each is read here first.
+		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
+		if err != nil {
+			return err
+		}
 		var first error
 		for err := range tx.Check() { // to the end: a goroutine writes it
 			if first == nil {
@@ -91,8 +100,10 @@ func CheckPages(file string) error {
 	})
 }
 
-// inDatabase calls do with a database file. bbolt panics on pages that make no sense.
+// inDatabase calls do with a database file. bbolt panics on pages that make no
+// sense, and reads beside the file where they lead there.
 func inDatabase(file string, do func(tx *bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%s: its pages make no sense: %v", file, p)

@@ -63,12 +63,21 @@ func VerifySnapshot(name string, r io.Reader) error {
 // is the one that was written, nor what stood only in the member's log (FE10).
 // What it finds wrong is a *lab.Failure.
 func VerifyCopy(name string, data []byte) error {
-	if VerifySnapshot(name, bytes.NewReader(data)) == nil {
-		return &lab.Failure{What: "copy of a database " + name, Want: "a file without a trailer", Got: "a snapshot, whose SHA-256 trailer is right: restore it as one"}
+	refuse := func(want, format string, args ...any) error {
+		return &lab.Failure{What: "copy of a database " + name, Want: want, Got: fmt.Sprintf(format, args...)}
+	}
+	size, known := databaseSize(data)
+	switch {
+	case !known:
+		return refuse("a database", "%d bytes that do not begin as one", len(data))
+	case int64(len(data)) < size:
+		return refuse(fmt.Sprintf("%d bytes of database", size), "%d bytes: it is cut off", len(data))
+	case VerifySnapshot(name, bytes.NewReader(data)) == nil:
+		return refuse("a file without a trailer", "a snapshot, whose SHA-256 trailer is right: restore it as one")
 	}
 	return asFile(data, func(file string) error {
 		if err := CheckPages(file); err != nil {
-			return &lab.Failure{What: "copy of a database " + name, Want: "a database whose pages are sound", Got: strings.ReplaceAll(err.Error(), file, name)}
+			return refuse("a database whose pages are sound", "%s", strings.ReplaceAll(err.Error(), file, name))
 		}
 		return nil
 	})

@@ -432,7 +432,11 @@ func TestRestoreCopy(t *testing.T) {
 	if err := os.WriteFile(file, torn, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.refused(b.run(&recovery.Restore{File: file, Anyway: true, Copy: true}, operation.Options{}), "copy of a database")
+	b.refused(b.run(&recovery.Restore{File: file, Anyway: true, Copy: true}, operation.Options{}), "pages")
+	if err := os.WriteFile(file, data[:3*4096], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(b.run(&recovery.Restore{File: file, Anyway: true, Copy: true}, operation.Options{}), "it is cut off")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
