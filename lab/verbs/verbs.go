@@ -66,6 +66,7 @@ func All() lab.Verbs {
 			"defrag-all":      func() lab.Action { return &action.DefragAll{} },
 			"free-space":      func() lab.Action { return &action.FreeSpace{} },
 
+			"copy":    func() lab.Action { return &action.Copy{} },
 			"etcdctl": func() lab.Action { return &action.Etcdctl{} },
 			"etcdutl": func() lab.Action { return &action.Etcdutl{} },
 
