@@ -176,13 +176,14 @@ func TestData(t *testing.T) {
 		b.must(t, &action.Snapshot{}, "member=m2", "file=backup/one.db", "replace=true")
 	})
 	t.Run("snapshot store", func(t *testing.T) {
+		b.must(t, &action.Put{}, "key=below/one", "value=1")
 		b.must(t, &action.SnapshotSave{}, "label=kept", "no-trial=true")
 		if n := b.notes(); !strings.Contains(n, "-kept: ") {
 			t.Errorf("journal: %s", n)
 		}
 		b.must(t, &action.SnapshotVerify{}, "snapshot=kept", "trial=true")
 		b.must(t, &action.SnapshotVerify{}, "snapshot=backup/one.db", "member=m2")
-		b.must(t, &action.RestorePrefix{}, "snapshot=kept", "prefix=x")
+		b.must(t, &action.RestorePrefix{}, "snapshot=kept", "prefix=below/")
 		b.refused(t, "at least one", &action.RestorePrefix{}, "snapshot=kept", "prefix=nobody/")
 		b.must(t, &action.SnapshotPrune{}, "keep=1")
 		if said := b.notes(); !strings.Contains(said, "stay") {
