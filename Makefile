@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 # One way to compile all but what the race detector watches: once is enough.
 export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath
 
-.PHONY: build test test-drills test-kills test-museum test-browser test-docker test-ssh test-vm bench matrix lint verify generate clean
+.PHONY: build test test-drills test-kills test-museum test-browser test-docker test-ssh test-vm test-s3 bench matrix lint verify generate clean
 
 build: ## the static binary, bin/etcdrill
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
@@ -62,6 +62,11 @@ test-vm: build ## virtual machines under QEMU, and drills on them over ssh
 	$(BACKEND) $(GO) test -timeout 30m -exec '$(CURDIR)/fixtures/vm/machines run $(VMS)' -run TestKernel ./drivers/kernel && \
 	$(BACKEND) $(GO) test -timeout 60m -run '(SameDrill|HostsAreHosts|NetworkGone|ClockWhenKilled)Elsewhere' ./cmd/etcdrill; \
 	code=$$?; fixtures/vm/machines down $(VMS); exit $$code
+
+# An S3 server, of the module proxy.
+test-s3: ## stores of snapshots in an object store
+	GOBIN=$(CURDIR)/bin $(GO) install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+	CGO_ENABLED=1 ETCDRILL_MUST=s3 ETCDRILL_S3=$(CURDIR)/bin/versitygw $(GO) test -timeout 5m ./lab/snapshot -run TestS3
 
 bench: build ## the benchmark tables; BENCH=docker,ssh chooses among local, docker and ssh
 	$(GO) run ./cmd/bench -only "$(BENCH)"

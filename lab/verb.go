@@ -189,6 +189,9 @@ type Kit struct {
 	Watch func(ctx context.Context, c *Cluster, journal *Journal)
 	// Judge computes the report of a saved run from its directory alone.
 	Judge func(ctx context.Context, dir string) (*Report, error)
+	// Machine is a machine outside of the lab, by its name in the inventory, for
+	// what is kept there. The caller closes nothing.
+	Machine func(name string) (Host, error)
 	// Final performs the end check of a run: see End.
 	Final func(ctx context.Context, c *Cluster, end End) error
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcdrill/etcdrill/drivers/ssh"
+	"github.com/etcdrill/etcdrill/lab"
 )
 
 // host is the commands about the machines of an inventory.
@@ -67,6 +68,15 @@ file ` + ssh.MarkFile + `.
 		},
 	)
 	return cmd
+}
+
+// machine is one machine of the inventory, for lab.Kit.
+func (a *app) machine(name string) (lab.Host, error) {
+	hosts, err := a.machines([]string{name}, false)
+	if err != nil {
+		return nil, err
+	}
+	return hosts[0], nil
 }
 
 // machines finds machines of the inventory.

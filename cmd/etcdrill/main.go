@@ -62,6 +62,7 @@ type app struct {
 
 func run(args []string, out, err io.Writer) int {
 	a := &app{out: out, err: err, kit: verbs.Kit()}
+	a.kit.Machine = a.machine
 	ctx, stop := interruptible(context.Background(), err)
 	defer stop()
 	root := a.command()
@@ -111,7 +112,7 @@ Start with:  etcdrill run leader-kill`,
 	a.root = root
 	root.AddGroup(&cobra.Group{ID: "drill", Title: "Drills:"}, &cobra.Group{ID: "lab", Title: "A lab that stays, for hands:"},
 		&cobra.Group{ID: "operation", Title: "Operations on a lab that stays, which survive the death of who does them:"})
-	for _, c := range []*cobra.Command{a.run(), a.list(), a.show(), a.plan(), a.validate(), a.report()} {
+	for _, c := range []*cobra.Command{a.run(), a.list(), a.show(), a.plan(), a.validate(), a.report(), a.rehearse()} {
 		c.GroupID = "drill"
 		root.AddCommand(c)
 	}
@@ -119,7 +120,7 @@ Start with:  etcdrill run leader-kill`,
 		c.GroupID = "lab"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.restore(), a.recoverQuorum(), a.member(), a.switchTo(), a.upgrade(), a.rotate(), a.resume(), a.rollback(), a.operations()} {
+	for _, c := range []*cobra.Command{a.restore(), a.restorePrefix(), a.recoverQuorum(), a.member(), a.switchTo(), a.upgrade(), a.rotate(), a.resume(), a.rollback(), a.operations()} {
 		c.GroupID = "operation"
 		root.AddCommand(c)
 	}

@@ -19,9 +19,15 @@ func (a *app) snapshot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshot",
 		Short: "take, verify, compare and keep snapshots of a lab that stays",
-		Long: `Snapshots are kept in a store, a directory on this machine: --store, or the lab's
-own, which goes with the lab. One is named by name, by label, as "latest", or by
-the path of a file, with a slash in it.`,
+		Long: `Snapshots are kept in a store: --store, or the lab's own, which goes with the lab.
+
+  DIRECTORY                         on this machine
+  ssh://HOST/PATH                   on a host of --inventory
+  s3://BUCKET/PREFIX?endpoint=URL   in an object store; its keys are those of
+                                    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+
+A snapshot is named by name, by label, as "latest", or by the path of a file, with
+a slash in it.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -119,7 +125,7 @@ func (a *app) snapshotTrial() *cobra.Command {
 func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 	cmd := &cobra.Command{Use: word + " NAME|FILE", Short: short, Args: cobra.ExactArgs(1)}
 	name := labFlag(cmd)
-	cmd.Flags().StringVar(&v.Store, "store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	cmd.Flags().StringVar(&v.Store, "store", "", snapshot.StoreDoc)
 	cmd.Flags().StringVar(&v.Member, "member", "", "FILE is on the host of this member, relative to the lab's directory there")
 	cmd.Flags().StringVar(&v.Identity, "identity", "", identityDoc)
 	cmd.Flags().BoolVar(&v.Foreign, "foreign", false, "one of another cluster is right too")
@@ -146,27 +152,39 @@ func (a *app) verifying(word, short string, v *snapshot.Verify) *cobra.Command {
 const identityDoc = "file with age secret keys, for snapshots that are encrypted"
 
 // storeCommand is a command that needs a lab only for where its store is.
-func (a *app) storeCommand(use, short string, args cobra.PositionalArgs, run func(c *lab.Cluster, dir string, args []string) error) *cobra.Command {
+func (a *app) storeCommand(use, short, doc string, args cobra.PositionalArgs, run func(ctx context.Context, e *lab.Env, ref string, args []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Args: args}
 	name := labFlag(cmd)
-	dir := cmd.Flags().String("store", "", "directory of the store on this machine; absent: the lab's own")
+	ref := cmd.Flags().String("store", "", doc)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c := &lab.Cluster{}
-		if *dir == "" {
-			var err error
-			if c, err = a.cluster(cmd.Context(), *name); err != nil {
-				return err
-			}
+		e, err := a.storeEnv(cmd.Context(), *name, *ref)
+		if err != nil {
+			return err
 		}
-		return run(c, *dir, args)
+		return run(cmd.Context(), e, *ref, args)
 	}
 	return cmd
 }
 
-func (a *app) snapshotStore(use, short string, args cobra.PositionalArgs, run func(s snapshot.Store, args []string) error) *cobra.Command {
-	return a.storeCommand(use, short, args, func(c *lab.Cluster, dir string, args []string) error {
-		return run(snapshot.OpenStore(c, dir), args)
+func (a *app) snapshotStore(use, short string, args cobra.PositionalArgs, run func(ctx context.Context, s snapshot.Store, args []string) error) *cobra.Command {
+	return a.storeCommand(use, short, snapshot.StoreDoc, args, func(ctx context.Context, e *lab.Env, ref string, args []string) error {
+		s, err := snapshot.OpenStore(e, ref)
+		if err != nil {
+			return usage("%s", err)
+		}
+		return run(ctx, s, args)
 	})
+}
+
+// storeEnv opens a lab where the store is the lab's own, and nothing else.
+func (a *app) storeEnv(ctx context.Context, name, ref string) (*lab.Env, error) {
+	e := &lab.Env{Cluster: &lab.Cluster{}, Kit: a.kit}
+	if ref != "" {
+		return e, nil
+	}
+	var err error
+	e.Cluster, err = a.cluster(ctx, name)
+	return e, err
 }
 
 // stored is an entry of a store as JSON.
@@ -178,8 +196,8 @@ type stored struct {
 }
 
 func (a *app) snapshotList() *cobra.Command {
-	return a.snapshotStore("list", "list the snapshots of a store, without looking into them", cobra.NoArgs, func(s snapshot.Store, _ []string) error {
-		all, err := s.List()
+	return a.snapshotStore("list", "list the snapshots of a store, without looking into them", cobra.NoArgs, func(ctx context.Context, s snapshot.Store, _ []string) error {
+		all, err := s.List(ctx)
 		if err != nil {
 			return err
 		}
@@ -193,7 +211,7 @@ func (a *app) snapshotList() *cobra.Command {
 		}
 		return a.print(out, func() {
 			if len(all) == 0 {
-				fmt.Fprintf(a.out, "no snapshots in %s\n", s.Dir)
+				fmt.Fprintf(a.out, "no snapshots in %s\n", s.Where)
 				return
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
@@ -215,8 +233,8 @@ func (a *app) snapshotList() *cobra.Command {
 }
 
 func (a *app) snapshotShow() *cobra.Command {
-	return a.snapshotStore("show NAME", "print what is known about a snapshot", cobra.ExactArgs(1), func(s snapshot.Store, args []string) error {
-		e, err := s.Find(args[0])
+	return a.snapshotStore("show NAME", "print what is known about a snapshot", cobra.ExactArgs(1), func(ctx context.Context, s snapshot.Store, args []string) error {
+		e, err := s.Find(ctx, args[0])
 		if err == nil {
 			err = e.Problem
 		}
@@ -236,7 +254,7 @@ func (a *app) snapshotDiff() *cobra.Command {
 		Args:  cobra.ExactArgs(2),
 	}
 	name := labFlag(cmd)
-	cmd.Flags().StringVar(&store, "store", "", "directory on this machine where snapshots are kept; absent: the lab's own")
+	cmd.Flags().StringVar(&store, "store", "", snapshot.StoreDoc)
 	cmd.Flags().StringVar(&identity, "identity", "", identityDoc)
 	cmd.Flags().IntVar(&max, "max", 1000, "print so many lines at most; 0 prints all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -273,8 +291,8 @@ func (a *app) snapshotDiff() *cobra.Command {
 func (a *app) snapshotPrune() *cobra.Command {
 	p := &snapshot.Prune{}
 	return a.pruning("delete old snapshots of a store, but never the last sound one, and print what goes", p,
-		func() string { return p.Store }, func(c *lab.Cluster, dry bool) (stay, gone []string, err error) {
-			s, g, err := p.Do(c, dry)
+		func() string { return p.Store }, func(ctx context.Context, e *lab.Env, dry bool) (stay, gone []string, err error) {
+			s, g, err := p.Do(ctx, e, dry)
 			return snapshotNames(s), snapshotNames(g), err
 		})
 }
@@ -288,7 +306,7 @@ func snapshotNames(entries []snapshot.Entry) []string {
 }
 
 // pruning makes the command that lets old things of a store go.
-func (a *app) pruning(short string, p interface{ Valid() error }, store func() string, do func(c *lab.Cluster, dry bool) (stay, gone []string, err error)) *cobra.Command {
+func (a *app) pruning(short string, p interface{ Valid() error }, store func() string, do func(ctx context.Context, e *lab.Env, dry bool) (stay, gone []string, err error)) *cobra.Command {
 	cmd := &cobra.Command{Use: "prune", Short: short, Args: cobra.NoArgs}
 	name := labFlag(cmd)
 	dry := cmd.Flags().Bool("dry-run", false, "only say what would go")
@@ -297,14 +315,11 @@ func (a *app) pruning(short string, p interface{ Valid() error }, store func() s
 		if err := valid(p); err != nil {
 			return err
 		}
-		c := &lab.Cluster{}
-		if store() == "" {
-			var err error
-			if c, err = a.cluster(cmd.Context(), *name); err != nil {
-				return err
-			}
+		e, err := a.storeEnv(cmd.Context(), *name, store())
+		if err != nil {
+			return err
 		}
-		stay, gone, err := do(c, *dry)
+		stay, gone, err := do(cmd.Context(), e, *dry)
 		if err != nil {
 			return judged("prune", err)
 		}
@@ -320,10 +335,10 @@ func (a *app) pruning(short string, p interface{ Valid() error }, store func() s
 
 func (a *app) snapshotExport() *cobra.Command {
 	var identity string
-	cmd := a.snapshotStore("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(s snapshot.Store, args []string) error {
-		e, err := s.Find(args[0])
+	cmd := a.snapshotStore("export NAME FILE", "copy a sound snapshot out of a store, unpacked, its sidecar beside it", cobra.ExactArgs(2), func(ctx context.Context, s snapshot.Store, args []string) error {
+		e, err := s.Find(ctx, args[0])
 		if err == nil {
-			err = e.Export(args[1], identity)
+			err = e.Export(ctx, args[1], identity)
 		}
 		if err != nil {
 			return judged("snapshot export", err)

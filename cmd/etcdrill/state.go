@@ -53,8 +53,8 @@ func (a *app) stateSave() *cobra.Command {
 
 // vaultCommand is a command that needs a lab only for where its store is.
 func (a *app) vaultCommand(use, short string, args cobra.PositionalArgs, run func(c *lab.Cluster, s vault.Store, args []string) error) *cobra.Command {
-	return a.storeCommand(use, short, args, func(c *lab.Cluster, dir string, args []string) error {
-		return run(c, vault.OpenStore(c, dir), args)
+	return a.storeCommand(use, short, "directory of the store on this machine; absent: the lab's own", args, func(_ context.Context, e *lab.Env, dir string, args []string) error {
+		return run(e.Cluster, vault.OpenStore(e.Cluster, dir), args)
 	})
 }
 
@@ -232,8 +232,8 @@ func (a *app) stateDelete() *cobra.Command {
 func (a *app) statePrune() *cobra.Command {
 	p := &vault.Prune{}
 	return a.pruning("delete old states of a store, but never the newest sound one, nor those that were saved by themselves, and print what goes", p,
-		func() string { return p.Store }, func(c *lab.Cluster, dry bool) (stay, gone []string, err error) {
-			s, g, err := p.Do(c, dry)
+		func() string { return p.Store }, func(_ context.Context, e *lab.Env, dry bool) (stay, gone []string, err error) {
+			s, g, err := p.Do(e.Cluster, dry)
 			return stateNames(s), stateNames(g), err
 		})
 }

@@ -176,12 +176,24 @@ func TestData(t *testing.T) {
 		b.must(t, &action.Snapshot{}, "member=m2", "file=backup/one.db", "replace=true")
 	})
 	t.Run("snapshot store", func(t *testing.T) {
+		b.must(t, &action.Put{}, "key=below/one", "value=1")
 		b.must(t, &action.SnapshotSave{}, "label=kept", "no-trial=true")
 		if n := b.notes(); !strings.Contains(n, "-kept: ") {
 			t.Errorf("journal: %s", n)
 		}
 		b.must(t, &action.SnapshotVerify{}, "snapshot=kept", "trial=true")
 		b.must(t, &action.SnapshotVerify{}, "snapshot=backup/one.db", "member=m2")
+		b.must(t, &action.RestorePrefix{}, "snapshot=kept", "prefix=below/")
+		b.refused(t, "at least one", &action.RestorePrefix{}, "snapshot=kept", "prefix=nobody/")
+		b.must(t, &action.SnapshotPrune{}, "keep=1")
+		if said := b.notes(); !strings.Contains(said, "stay") {
+			t.Errorf("pruned, and said: %s", said)
+		}
+		for _, bad := range []interface{ Valid() error }{&action.SnapshotPrune{}, &action.RestorePrefix{}} {
+			if bad.Valid() == nil {
+				t.Errorf("%T without an argument is taken", bad)
+			}
+		}
 		b.refused(t, "want one of that name", &action.SnapshotVerify{}, "snapshot=lost")
 		b.refused(t, "want a file, got none", &action.SnapshotVerify{}, "snapshot=backup/two.db", "member=m2")
 		b.must(t, &action.Etcdutl{}, "member=m2", "args=hashkv,backup/one.db")

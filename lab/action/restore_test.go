@@ -39,6 +39,20 @@ func TestRestoreVerbs(t *testing.T) {
 	if err := b.do(t, &action.RestoreAlone{}, "member=m1", "from=m1", "file=not.db"); err == nil {
 		t.Error("a file that is not there was restored")
 	}
+	b.must(t, &action.Copy{}, "member=m1", "from=data", "to=nightly")
+	b.must(t, &action.Copy{}, "member=m1", "from=nightly", "to=data", "replace=true")
+	if err := b.do(t, &action.Copy{}, "member=m1", "from=data", "to=nightly"); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("copied over another: %v", err)
+	}
+	b.must(t, &action.Start{}, "member=m1", "ready=true")
+	b.refused(t, "want down", &action.Copy{}, "member=m1", "from=nightly", "to=data", "replace=true")
+	for _, args := range [][]string{{"from=../x", "to=y"}, {"from=x", "to=/y"}, {"from=x", "to=x"}} {
+		v := &action.Copy{}
+		fill(t, v, args...)
+		if v.Valid() == nil {
+			t.Errorf("%v is taken", args)
+		}
+	}
 	bad := &action.RestoreAlone{}
 	fill(t, bad, "bump=-1")
 	if bad.Valid() == nil {

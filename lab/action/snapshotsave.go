@@ -14,7 +14,7 @@ import (
 type SnapshotSave struct {
 	Member   lab.Target    `doc:"whose state; absent: a voter that is not behind, and not the leader where there is another"`
 	Label    string        `doc:"a name for people, by which later steps find it"`
-	Store    string        `doc:"directory on this machine to keep it in; absent: the lab's own"`
+	Store    string        `doc:"where to keep it: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
 	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
@@ -66,7 +66,7 @@ func (a *SnapshotSave) Shell() (do, undo []string) {
 type SnapshotVerify struct {
 	Snapshot string     `default:"latest" doc:"name or label of a snapshot of the store, latest, or a file: its path on this machine, or on a member's host"`
 	Member   lab.Target `doc:"the file is on the host of this member, its path relative to the lab's directory there"`
-	Store    string     `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
+	Store    string     `doc:"where snapshots are kept: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Trial    bool       `doc:"restore it into a scratch directory, boot a throwaway member from it, and look what that has"`
 	Foreign  bool       `doc:"one of another cluster is right too"`
 	Identity string     `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`

@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/etcdrill/etcdrill/lab"
@@ -11,9 +12,9 @@ import (
 
 // Snapshot asks about snapshots in a store.
 type Snapshot struct {
-	Snapshot string `doc:"name or label of one, or latest: it must be sound, as its sidecar says, with a trial that went well"`
+	Snapshot string `doc:"name or label of one, or latest: it must be sound, as its sidecar says, with a trial that went well; or the path of a file on this machine, with a slash in it, which must be sound"`
 	Live     string `doc:"true: it has the keys and values that the cluster has now; false: it has not"`
-	Store    string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
+	Store    string `doc:"where snapshots are kept: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Stored   int    `default:"-1" doc:"how many there are, of whatever name"`
 	Identity string `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`
 }
@@ -39,9 +40,12 @@ func (*Snapshot) Doc() string {
 
 // Holds implements lab.Check.
 func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
-	store := snapshot.OpenStore(e.Cluster, s.Store)
+	store, err := snapshot.OpenStore(e, s.Store)
+	if err != nil {
+		return fmt.Errorf("could not look: %w", err)
+	}
 	if s.Stored >= 0 {
-		all, err := store.List()
+		all, err := store.List(ctx)
 		if err != nil {
 			return fmt.Errorf("could not look: %w", err)
 		}
@@ -56,23 +60,26 @@ func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
 	if s.Snapshot == "" {
 		return nil
 	}
-	found, err := store.Find(s.Snapshot)
+	name := s.Snapshot
+	if !strings.ContainsRune(name, os.PathSeparator) {
+		found, err := store.Find(ctx, s.Snapshot)
+		if err != nil {
+			return err
+		}
+		if name = found.Name; found.Sidecar == nil {
+			return found.Problem
+		}
+		if found.Sidecar.Trial == nil {
+			return &lab.Failure{What: "trial of snapshot " + name, Want: "one", Got: "none"}
+		}
+	}
+	then, _, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: name, Store: s.Store, Identity: s.Identity})
 	if err != nil {
 		return err
-	}
-	if err := found.Sound(s.Identity); err != nil {
-		return err
-	}
-	if found.Sidecar.Trial == nil {
-		return &lab.Failure{What: "trial of snapshot " + found.Name, Want: "one", Got: "none"}
 	}
 	want, given, _ := asked(s.Live)
 	if !given {
 		return nil
-	}
-	then, _, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: found.Name, Store: s.Store, Identity: s.Identity})
-	if err != nil {
-		return err
 	}
 	now, rev, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: snapshot.Live})
 	if err != nil {
@@ -82,7 +89,7 @@ func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
 	if (len(changes) == 0) == want {
 		return nil
 	}
-	f := &lab.Failure{What: fmt.Sprintf("snapshot %s and the cluster at revision %d", found.Name, rev), Want: "to be the same", Got: fmt.Sprintf("%d differences", len(changes))}
+	f := &lab.Failure{What: fmt.Sprintf("snapshot %s and the cluster at revision %d", name, rev), Want: "to be the same", Got: fmt.Sprintf("%d differences", len(changes))}
 	if !want {
 		f.Want, f.Got = "to differ", "no difference"
 	} else {

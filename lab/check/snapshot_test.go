@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/action"
 	"github.com/etcdrill/etcdrill/lab/check"
 	"github.com/etcdrill/etcdrill/lab/snapshot"
@@ -28,7 +29,11 @@ func TestSnapshotAndFile(t *testing.T) {
 	b.fails(t, "the first is ~ Gabon", &check.Snapshot{}, "snapshot=one", "live=true")
 	b.do(t, &action.SnapshotSave{}, "no-trial=true", "label=untried")
 	b.fails(t, "want one, got none", &check.Snapshot{}, "snapshot=untried")
-	e, err := snapshot.OpenStore(b.Cluster, "").Find("one")
+	store, err := snapshot.OpenStore(&lab.Env{Cluster: b.Cluster}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := store.Find(t.Context(), "one")
 	if err != nil {
 		t.Fatal(err)
 	}

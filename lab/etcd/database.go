@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/crc64"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
 // Database is what a snapshot file, or a copy of a stopped member's database,
@@ -79,6 +82,14 @@ func FileRevision(file string) (rev int64, err error) {
 // reached once, as `etcdutl snapshot status` does.
 func CheckPages(file string) error {
 	return inDatabase(file, func(tx *bbolt.Tx) error {
+		// bbolt looks at pages in a goroutine of its own, where nobody catches its
+		// panic on one that makes no sense: so each is read here first.
+		err := tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error { return nil })
+		})
+		if err != nil {
+			return err
+		}
 		var first error
 		for err := range tx.Check() { // to the end: a goroutine writes it
 			if first == nil {
@@ -89,8 +100,10 @@ func CheckPages(file string) error {
 	})
 }
 
-// inDatabase calls do with a database file. bbolt panics on pages that make no sense.
+// inDatabase calls do with a database file. bbolt panics on pages that make no
+// sense, and reads beside the file where they lead there.
 func inDatabase(file string, do func(tx *bbolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%s: its pages make no sense: %v", file, p)
@@ -144,6 +157,46 @@ func (k Keys) read(tx *bbolt.Tx) (revision int64, err error) {
 		return nil
 	})
 	return revision, err
+}
+
+// Record is what a database holds of a key, to write it again.
+type Record struct {
+	Value []byte
+	Lease int64 // 0: none
+}
+
+// ReadRecords reads from a database file the keys that begin with a prefix,
+// with their values.
+func ReadRecords(file, prefix string) (map[string]Record, error) {
+	out := map[string]Record{}
+	err := inDatabase(file, func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("key"))
+		if b == nil {
+			return fmt.Errorf("it has no bucket of keys")
+		}
+		return b.ForEach(func(rev, record []byte) error {
+			if len(record) == 0 {
+				return nil // what a revision bump leaves (FE14): no key
+			}
+			key, _, ok := keyValue(record)
+			switch {
+			case !ok:
+				return fmt.Errorf("revision %d: its record cannot be read", revisionOf(rev))
+			case !strings.HasPrefix(string(key), prefix):
+				return nil
+			case deleted(rev):
+				delete(out, string(key))
+				return nil
+			}
+			var kv mvccpb.KeyValue
+			if err := proto.Unmarshal(record, &kv); err != nil {
+				return fmt.Errorf("revision %d: %w", revisionOf(rev), err)
+			}
+			out[string(kv.Key)] = Record{Value: kv.Value, Lease: kv.Lease}
+			return nil
+		})
+	})
+	return out, err
 }
 
 // keyValue finds key and value in a record as etcd stores it, the message

@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -94,6 +95,31 @@ func TestReadDatabase(t *testing.T) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
+	}
+	recs, err := etcd.ReadRecords(file, "c")
+	if err != nil || len(recs) != 1 || string(recs["c"].Value) != "9" || recs["c"].Lease != 77 {
+		t.Errorf("%+v, %v", recs, err)
+	}
+	// Pages that make no sense are told of, and end nobody's process.
+	torn := filepath.Join(t.TempDir(), "torn")
+	hit := 0
+	for _, page := range []int{2, 3, 4, 5, 6} {
+		if (page+1)*4096 > len(data) {
+			break
+		}
+		if err := os.WriteFile(torn, append(append(append([]byte(nil), data[:page*4096]...), bytes.Repeat([]byte{0xff}, 4096)...), data[(page+1)*4096:]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := etcd.ReadDatabase(torn); err == nil {
+			continue // nothing is on that page any more
+		}
+		hit++
+		if err := etcd.CheckPages(torn); err == nil || !strings.Contains(err.Error(), "make no sense") {
+			t.Errorf("page %d: %v", page, err)
+		}
+	}
+	if hit == 0 {
+		t.Error("no page was hit")
 	}
 	name, places, err := etcd.ValueAt(file, "c", data)
 	if err != nil || name != "c" || len(places) == 0 {

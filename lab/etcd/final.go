@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -28,7 +30,8 @@ var ErrNotComparable = errors.New("hashes cannot be compared now")
 // Hashes reads HashKV of the given seats at one explicit revision: the lowest
 // current one among them. Only equal revision and equal compact revision make
 // hashes comparable (FE32); otherwise the error matches ErrNotComparable. A
-// seat that does not answer is any other error.
+// seat that does not answer is any other error. A learner is left out: etcd lets
+// none tell its hash.
 func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, error) {
 	out := make([]Hash, len(seats))
 	rev := make([]int64, len(seats))
@@ -47,12 +50,20 @@ func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, 
 	for _, r := range rev {
 		at = min(at, r)
 	}
-	err = Each(seats, func(i int, m *lab.Member) (err error) {
-		out[i], err = HashAt(ctx, c, m, at)
+	err = Each(seats, func(i int, m *lab.Member) error {
+		h, err := HashAt(ctx, c, m, at)
+		if errors.Is(err, rpctypes.ErrGRPCNotSupportedForLearner) {
+			return nil
+		}
+		out[i] = h
 		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	out = slices.DeleteFunc(out, func(h Hash) bool { return h.Seat == nil })
+	if len(out) == 0 {
+		return nil, errors.New("only learners were asked for their hash, and none tells it")
 	}
 	for _, h := range out {
 		if h.Compact != out[0].Compact {

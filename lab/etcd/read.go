@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -45,14 +46,20 @@ const keysPerPage = 500
 // ReadKeys reads through one seat all keys as they were at a revision; 0 means
 // now, by a linearizable read. It returns the revision it read at.
 func ReadKeys(ctx context.Context, c *lab.Cluster, m *lab.Member, revision int64) (Keys, int64, error) {
+	return ReadKeysBelow(ctx, c, m, "", revision)
+}
+
+// ReadKeysBelow is ReadKeys of those that begin with a prefix.
+func ReadKeysBelow(ctx context.Context, c *lab.Cluster, m *lab.Member, prefix string, revision int64) (Keys, int64, error) {
 	cli, err := Local(c, m)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer cli.Close()
 	out := Keys{}
-	for from := "\x00"; ; {
-		r, err := cli.Get(ctx, from, clientv3.WithFromKey(), clientv3.WithLimit(keysPerPage), clientv3.WithRev(revision))
+	end := clientv3.WithRange(clientv3.GetPrefixRangeEnd(prefix))
+	for from := cmp.Or(prefix, "\x00"); ; {
+		r, err := cli.Get(ctx, from, end, clientv3.WithLimit(keysPerPage), clientv3.WithRev(revision))
 		if err != nil {
 			return nil, 0, fmt.Errorf("keys of %s: %w", m.Name, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -55,6 +56,31 @@ func VerifySnapshot(name string, r io.Reader) error {
 		return refuse("its SHA-256 trailer to be right", "another sum: the file is damaged")
 	}
 	return nil
+}
+
+// VerifyCopy checks a copy of a member's database file, which has no trailer to
+// compare: only that its pages are sound. Nobody can say whether a value in it
+// is the one that was written, nor what stood only in the member's log (FE10).
+// What it finds wrong is a *lab.Failure.
+func VerifyCopy(name string, data []byte) error {
+	refuse := func(want, format string, args ...any) error {
+		return &lab.Failure{What: "copy of a database " + name, Want: want, Got: fmt.Sprintf(format, args...)}
+	}
+	size, known := databaseSize(data)
+	switch {
+	case !known:
+		return refuse("a database", "%d bytes that do not begin as one", len(data))
+	case int64(len(data)) < size:
+		return refuse(fmt.Sprintf("%d bytes of database", size), "%d bytes: it is cut off", len(data))
+	case VerifySnapshot(name, bytes.NewReader(data)) == nil:
+		return refuse("a file without a trailer", "a snapshot, whose SHA-256 trailer is right: restore it as one")
+	}
+	return asFile(data, func(file string) error {
+		if err := CheckPages(file); err != nil {
+			return refuse("a database whose pages are sound", "%s", strings.ReplaceAll(err.Error(), file, name))
+		}
+		return nil
+	})
 }
 
 // wrapped are files that have a snapshot in them, perhaps, and are none.

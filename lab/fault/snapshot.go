@@ -127,6 +127,7 @@ type place struct {
 func (f *Snapshot) find(ctx context.Context, e *lab.Env) (*place, error) {
 	owner := url.PathEscape(e.Owner)
 	var p *place
+	var store snapshot.Store
 	if f.Member.Role != "" {
 		ms, err := seats(e, f.Member)
 		if err != nil {
@@ -137,7 +138,14 @@ func (f *Snapshot) find(ctx context.Context, e *lab.Env) (*place, error) {
 		}
 		p = onHost(ctx, e, ms[0], f.Snapshot)
 	} else {
-		p = onDisk(snapshot.OpenStore(e.Cluster, f.Store).Dir)
+		var err error
+		if store, err = snapshot.OpenStore(e, f.Store); err != nil {
+			return nil, err
+		}
+		if store.Dir == "" {
+			return nil, fmt.Errorf("store: %s: expected one on this machine: what is elsewhere is not damaged", f.Store)
+		}
+		p = onDisk(store.Dir)
 	}
 	p.kept, p.half = path.Join(p.dir, ".kept-"+owner), path.Join(p.dir, ".keeping-"+owner)
 	if f.Member.Role != "" {
@@ -154,7 +162,7 @@ func (f *Snapshot) find(ctx context.Context, e *lab.Env) (*place, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	entry, err := snapshot.OpenStore(e.Cluster, f.Store).Find(f.Snapshot)
+	entry, err := store.Find(ctx, f.Snapshot)
 	if err != nil {
 		return nil, err
 	}

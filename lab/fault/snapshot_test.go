@@ -21,7 +21,10 @@ func TestSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store := snapshot.OpenStore(b.Cluster, "")
+	store, err := snapshot.OpenStore(&lab.Env{Cluster: b.Cluster}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
 	file, beside := filepath.Join(store.Dir, name+".db"), filepath.Join(store.Dir, name+".json")
 	good, err := os.ReadFile(file)
 	if err != nil {

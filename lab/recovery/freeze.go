@@ -79,7 +79,7 @@ func (s *Switch) decideFreeze(ctx context.Context, e *lab.Env, plan *SwitchPlan)
 	}
 
 	r := &Restore{Hosts: s.To}
-	if r.Decided.Places, err = r.places(ctx, e); err != nil {
+	if r.Decided.Places, err = r.places(ctx, e, nil); err != nil {
 		return err
 	}
 	look := e.Look(ctx)
@@ -440,7 +440,7 @@ func (f *freeze) save(ctx context.Context, e *lab.Env) error {
 		if err != nil {
 			return err
 		}
-		c, _, err := contentOf(f.restore.File, data)
+		c, _, err := contentOf(f.restore.File, data, false)
 		if err != nil {
 			return err
 		}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -312,4 +314,135 @@ func TestRecoverQuorum(t *testing.T) {
 	if err != nil || len(out.Stdout) > 0 {
 		t.Errorf("left of the quarantine: %s, %v", out.Stdout, fmt.Sprint(err))
 	}
+}
+
+// troubled is a host that some things go wrong on.
+type troubled struct {
+	lab.Host
+	put func() error
+	run func(argv []string) (lab.Output, error, bool) // true: instead of the host
+}
+
+func (h troubled) Put(ctx context.Context, p string, mode fs.FileMode, data []byte) error {
+	if h.put != nil {
+		if err := h.put(); err != nil {
+			return err
+		}
+	}
+	return h.Host.Put(ctx, p, mode, data)
+}
+
+func (h troubled) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
+	if h.run != nil {
+		if out, err, did := h.run(c.Argv); did {
+			return out, err
+		}
+	}
+	return h.Host.Run(ctx, c)
+}
+
+// N24: the second of three hosts is full, or away in the middle: all three are
+// back on the old data, and it serves under the old id.
+func TestRestoreHalfFails(t *testing.T) {
+	b := up(t, 3, 0)
+	b.put("kept", "1")
+	saved := b.snapshot(0, "first.db")
+	b.put("later", "2")
+	old, _ := b.cluster()
+	second := b.Seats[1]
+	sound := second.Host
+	away := errors.New("connection lost")
+	during := func(words ...string) func(argv []string) (lab.Output, error, bool) {
+		return func(argv []string) (lab.Output, error, bool) {
+			line := strings.Join(argv, " ")
+			for _, w := range words {
+				if !strings.Contains(line, w) {
+					return lab.Output{}, nil, false
+				}
+			}
+			return lab.Output{}, away, true
+		}
+	}
+	for what, c := range map[string]struct {
+		host troubled
+		says string
+	}{
+		"full before": {troubled{Host: sound, run: func(argv []string) (lab.Output, error, bool) {
+			if !strings.Contains(strings.Join(argv, " "), "df -Pk") {
+				return lab.Output{}, nil, false
+			}
+			return lab.Output{Stdout: []byte("Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/vda1 100 100 0 100% /\n")}, nil, true
+		}}, "nothing was touched"},
+		"full while it is copied to": {troubled{Host: sound, put: func() error { return syscall.ENOSPC }}, "everything was undone"},
+		"away while it restores":     {troubled{Host: sound, run: during("etcdutl", "snapshot restore")}, "everything was undone"},
+		"away while data is moved":   {troubled{Host: sound, run: during("mv --", "before-")}, "everything was undone"},
+	} {
+		second.Host = c.host
+		// Whoever was away is back when it is undone.
+		if c.host.run != nil && c.says == "everything was undone" {
+			h, failed := c.host, false
+			h.run = func(argv []string) (lab.Output, error, bool) {
+				if failed {
+					return lab.Output{}, nil, false
+				}
+				out, err, did := c.host.run(argv)
+				failed = did
+				return out, err, did
+			}
+			second.Host = h
+		}
+		err := b.run(&recovery.Restore{File: saved, Anyway: true}, operation.Options{})
+		second.Host = sound
+		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "m2") {
+			t.Errorf("%s: %v, want m2 and %q", what, err, c.says)
+		}
+		if now, voters := b.cluster(); now != old || voters != 3 {
+			t.Errorf("%s: cluster %x serves with %d voters, want %x with 3", what, now, voters, old)
+		}
+		b.has("later", "2")
+		for _, m := range b.Seats {
+			out, err := m.Host.Run(t.Context(), lab.Cmd{Argv: []string{"sh", "-c", `ls -d "$1"/before-* "$1"/restore-* "$2"/restore-* 2>/dev/null || :`, "sh", m.DataDir, m.Host.Dir()}})
+			if err != nil || len(out.Stdout) > 0 {
+				t.Errorf("%s: left on %s: %s, %v", what, m.Name, out.Stdout, err)
+			}
+		}
+	}
+}
+
+// A copy of a database file is refused, unless it is said what it is; a
+// snapshot is no such copy, and neither is one whose pages make no sense.
+func TestRestoreCopy(t *testing.T) {
+	b := up(t, 1, 0)
+	b.put("kept", "1")
+	m := b.Seats[0]
+	saved := b.snapshot(0, "first.db")
+	b.refused(b.run(&recovery.Restore{File: saved, Anyway: true, Copy: true}, operation.Options{}), "restore it as one")
+	if err := etcd.Stop(t.Context(), b.Env, m); err != nil {
+		t.Fatal(err)
+	}
+	data, err := m.Host.Get(t.Context(), path.Join(m.DataDir, "member", "snap", "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "db")
+	torn := append([]byte(nil), data...)
+	for i := 2 * 4096; i < len(torn); i++ {
+		torn[i] = 0xff
+	}
+	if err := os.WriteFile(file, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(b.run(&recovery.Restore{File: file, Anyway: true, Copy: true}, operation.Options{}), "pages")
+	if err := os.WriteFile(file, data[:3*4096], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(b.run(&recovery.Restore{File: file, Anyway: true, Copy: true}, operation.Options{}), "it is cut off")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(b.run(&recovery.Restore{File: file, Anyway: true}, operation.Options{}), "a copy of a member's database file")
+	if err := b.run(&recovery.Restore{File: file, Anyway: true, Copy: true}, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	b.has("kept", "1")
 }

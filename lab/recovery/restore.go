@@ -34,9 +34,10 @@ import (
 type Restore struct {
 	File    string   `need:"yes" doc:"the snapshot: a file on this machine, or with from a path below the lab's directory on that host"`
 	From    string   `doc:"the host on which the file lies; this machine when absent"`
-	Hosts   []string `doc:"hosts that become the members, all voting; those that are members now when absent. All others are put out of service"`
+	Hosts   []string `doc:"hosts that become the members, all voting; those that vote now when absent. All others are put out of service"`
 	Token   string   `doc:"cluster token, one that no cluster of this lab had; drawn when absent"`
 	Anyway  bool     `doc:"although the cluster serves, or could serve again with the data it has"`
+	Copy    bool     `yaml:"db-copy" doc:"the file is a copy of a stopped member's database (member/snap/db), which has no checksum: the last resort. What stood only in that member's log is lost"`
 	Foreign bool     `doc:"although the snapshot is of another cluster than the data on the hosts"`
 	Discard bool     `yaml:"discard-old" doc:"remove the data that was replaced, once the new cluster serves; else it stays aside"`
 
@@ -80,9 +81,14 @@ type Content struct {
 	Compacted int64  `json:",omitempty"`
 }
 
-// contentOf reads a snapshot, once it is found to be whole.
-func contentOf(name string, data []byte) (Content, *etcd.Database, error) {
-	if err := etcd.VerifySnapshot(name, bytes.NewReader(data)); err != nil {
+// contentOf reads a snapshot, or the copy of a database, once it is found to be
+// whole.
+func contentOf(name string, data []byte, asCopy bool) (Content, *etcd.Database, error) {
+	err := etcd.VerifySnapshot(name, bytes.NewReader(data))
+	if asCopy {
+		err = etcd.VerifyCopy(name, data)
+	}
+	if err != nil {
 		return Content{}, nil, err
 	}
 	db, err := etcd.ReadSnapshot(data)
@@ -147,13 +153,19 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	}
 	d := &r.Decided
 	var content *etcd.Database
-	if d.Content, content, err = contentOf(r.File, data); err != nil {
-		return err
-	}
-	if d.Places, err = r.places(ctx, e); err != nil {
+	if d.Content, content, err = contentOf(r.File, data, r.Copy); err != nil {
 		return err
 	}
 	look := e.Look(ctx)
+	if d.Places, err = r.places(ctx, e, learners(content, look)); err != nil {
+		return err
+	}
+	if err := snapshot.NotNewer(ctx, e, look, r.targets(e)[0], r.File, content.Storage); err != nil {
+		return err
+	}
+	if r.Copy {
+		e.Note("", "%s is a copy of a database: whether its values are those that were written nobody can say, and what stood only in the log is lost", r.File)
+	}
 	if err := r.needed(ctx, e, look); err != nil {
 		return err
 	}
@@ -204,8 +216,24 @@ func (r *Restore) identify(e *lab.Env, known known) error {
 	return nil
 }
 
-// places looks at all seats and decides who is a target.
-func (r *Restore) places(ctx context.Context, e *lab.Env) ([]Place, error) {
+// learners are the ids of those that do not vote: as who answers says, else as
+// the snapshot does.
+func learners(content *etcd.Database, look []lab.Status) map[string]bool {
+	out := map[string]bool{}
+	for _, m := range content.Members {
+		out[m.HexID()] = m.Learner
+	}
+	for _, s := range look {
+		if s.Up && s.Role != "" {
+			out[s.ID] = s.Role == "learner"
+		}
+	}
+	return out
+}
+
+// places looks at all seats and decides who is a target. A restored member
+// always votes (FE14), so a learner becomes one only when it is named.
+func (r *Restore) places(ctx context.Context, e *lab.Env, learners map[string]bool) ([]Place, error) {
 	places := make([]Place, len(e.Seats))
 	if _, err := seats(e.Cluster, r.Hosts); err != nil {
 		return nil, err
@@ -218,6 +246,10 @@ func (r *Restore) places(ctx context.Context, e *lab.Env) ([]Place, error) {
 			p, err = Place{Name: m.Name, Away: true}, nil
 		}
 		p.Target = slices.Contains(r.Hosts, m.Name) || len(r.Hosts) == 0 && (p.Config || p.Old != "")
+		if f := strings.Fields(p.Old); p.Target && len(r.Hosts) == 0 && len(f) > 1 && learners[f[1]] {
+			e.Note(m.Name, "is a learner, and restored it would vote: it is put out of service; add it again afterwards")
+			p.Target = false
+		}
 		places[i] = p
 		return err
 	})

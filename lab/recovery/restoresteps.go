@@ -261,6 +261,9 @@ func (r *Restore) etcdutl(e *lab.Env, m *lab.Member) []string {
 	if r.Decided.Bump > 0 {
 		args = append(args, "--bump-revision="+strconv.FormatInt(r.Decided.Bump, 10), "--mark-compacted")
 	}
+	if r.Copy {
+		args = append(args, "--skip-hash-check")
+	}
 	return args
 }
 

@@ -90,7 +90,11 @@ func KeysOf(ctx context.Context, e *lab.Env, v Verify) (_ etcd.Keys, _ int64, er
 		}
 		return etcd.ReadKeys(ctx, e.Cluster, up[0], 0)
 	}
-	file, known, done, err := v.find(ctx, e, OpenStore(e.Cluster, v.Store))
+	store, err := OpenStore(e, v.Store)
+	if err != nil {
+		return nil, 0, err
+	}
+	file, known, done, err := v.find(ctx, e, store)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,10 +17,18 @@ import (
 // its fields say, and in any case the newest one that is sound: it is verified
 // before anything goes. Where none is sound nothing is deleted.
 type Prune struct {
-	Store string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
+	Store string `doc:"where snapshots are kept: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Retention
 
 	Identity string `doc:"file with age secret keys on this machine, to verify snapshots that are encrypted"`
+}
+
+// Valid refuses impossible arguments.
+func (p *Prune) Valid() error {
+	if err := ValidStore(p.Store); err != nil {
+		return err
+	}
+	return p.Retention.Valid()
 }
 
 // Retention says which of many that were saved over time stay.
@@ -123,18 +132,21 @@ func (e Entry) time() (time.Time, bool) {
 }
 
 // Do performs it, or with dry only says what it would do.
-func (p *Prune) Do(c *lab.Cluster, dry bool) (stay, gone []Entry, err error) {
-	store := OpenStore(c, p.Store)
-	all, err := store.List()
+func (p *Prune) Do(ctx context.Context, e *lab.Env, dry bool) (stay, gone []Entry, err error) {
+	store, err := OpenStore(e, p.Store)
 	if err != nil {
 		return nil, nil, err
 	}
-	stay, out, err := p.Choose(all, func(e Entry) error { return e.Sound(p.Identity) })
+	all, err := store.List(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	stay, out, err := p.Choose(all, func(e Entry) error { return e.Sound(ctx, p.Identity) })
 	if err != nil || dry {
 		return stay, out, err
 	}
 	for _, e := range out {
-		if err := store.Remove(e); err != nil {
+		if err := store.Remove(ctx, e); err != nil {
 			return stay, gone, err
 		}
 		gone = append(gone, e)
@@ -144,16 +156,16 @@ func (p *Prune) Do(c *lab.Cluster, dry bool) (stay, gone []Entry, err error) {
 
 // Sound verifies a snapshot of a store against itself and its sidecar. Whether
 // it is of this lab, and can be read by its etcd, Verify says. identity is as in Open.
-func (e Entry) Sound(identity string) error {
-	return e.with(identity, func(string) error { return nil })
+func (e Entry) Sound(ctx context.Context, identity string) error {
+	return e.with(ctx, identity, func(string) error { return nil })
 }
 
 // with calls do with the unpacked file of a sound snapshot.
-func (e Entry) with(identity string, do func(file string) error) (err error) {
+func (e Entry) with(ctx context.Context, identity string, do func(file string) error) (err error) {
 	if e.Problem != nil {
 		return e.Problem
 	}
-	file, done, err := e.Open(identity)
+	file, done, err := e.Open(ctx, identity)
 	if err != nil {
 		return err
 	}
@@ -170,16 +182,26 @@ func (e Entry) with(identity string, do func(file string) error) (err error) {
 
 // Export copies a sound snapshot out of a store, unpacked, with its sidecar
 // beside it. It overwrites nothing.
-func (e Entry) Export(to, identity string) error {
+func (e Entry) Export(ctx context.Context, to, identity string) error {
 	if filepath.Ext(to) != fileExt {
 		return fmt.Errorf("export to %s: expected a name that ends with %s: the sidecar goes beside it, as %s", to, fileExt, sidecarExt)
 	}
 	beside := to[:len(to)-len(fileExt)] + sidecarExt
-	return e.with(identity, func(file string) error {
-		if err := copyNew(e.Beside, beside); err != nil {
+	return e.with(ctx, identity, func(file string) error {
+		side, err := e.store.get(ctx, filepath.Base(e.Beside))
+		if err != nil {
 			return err
 		}
-		if err := copyNew(file, to); err != nil {
+		defer side.Close()
+		in, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		if err := copyNew(side, beside); err != nil {
+			return err
+		}
+		if err := copyNew(in, to); err != nil {
 			return errors.Join(err, os.Remove(beside))
 		}
 		return nil
@@ -187,12 +209,7 @@ func (e Entry) Export(to, identity string) error {
 }
 
 // copyNew copies a file to where there is none.
-func copyNew(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
+func copyNew(in io.Reader, to string) error {
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ import (
 type Save struct {
 	Member   string        `doc:"whose state; absent: a voter that is not behind, and not the leader where there is another"`
 	Label    string        `doc:"a name for people, part of the snapshot's"`
-	Store    string        `doc:"directory on this machine to keep it in; absent: the lab's own"`
+	Store    string        `doc:"where to keep it: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
 	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
@@ -43,8 +43,8 @@ func (s *Save) Valid() error {
 	if err := s.packing().Valid(); err != nil {
 		return err
 	}
-	if s.Label == "" {
-		return nil
+	if err := ValidStore(s.Store); err != nil || s.Label == "" {
+		return err
 	}
 	return ValidLabel(s.Label)
 }
@@ -70,7 +70,11 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 		return "", nil, err
 	}
 	defer remove(temp)
-	if name, err = OpenStore(e.Cluster, s.Store).add(temp, side, s.packing()); err != nil {
+	store, err := OpenStore(e, s.Store)
+	if err != nil {
+		return "", nil, err
+	}
+	if name, err = store.add(ctx, temp, side, s.packing()); err != nil {
 		return "", nil, err
 	}
 	e.Note(side.Source, "snapshot %s: %d bytes, revision %d, %d keys, verified", name, side.Size, side.Revision, side.Keys)
@@ -80,7 +84,10 @@ func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, 
 // Take is Do for those who keep it themselves: the snapshot is a file in the
 // store's directory that has no name there yet, and that they delete.
 func (s *Save) Take(ctx context.Context, e *lab.Env) (file string, side *Sidecar, err error) {
-	store := OpenStore(e.Cluster, s.Store)
+	store, err := OpenStore(e, s.Store)
+	if err != nil {
+		return "", nil, err
+	}
 	look := e.Look(ctx)
 	if !s.Survivor {
 		look = led(ctx, e, look)

@@ -3,8 +3,8 @@ package snapshot
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -101,10 +101,9 @@ func sameCounts(what string, want, got map[string]int64) error {
 	return nil
 }
 
-// readSidecar reads a sidecar. One that is not there gives an error that
-// matches fs.ErrNotExist; one that cannot be used is a *lab.Failure.
-func readSidecar(file string) (*Sidecar, error) {
-	data, err := os.ReadFile(file)
+// readSidecar reads a sidecar. One that cannot be used is a *lab.Failure.
+func readSidecar(file string, r io.Reader) (*Sidecar, error) {
+	data, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
 	}

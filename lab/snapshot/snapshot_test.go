@@ -52,6 +52,15 @@ func up(t *testing.T, members int) *lab.Env {
 	return &lab.Env{Cluster: c, Kit: lab.Kit{Look: eyes.Look}, Rand: rand.New(rand.NewPCG(1, 2)), Journal: journal, Owner: "test"}
 }
 
+func store(t *testing.T, e *lab.Env, ref string) snapshot.Store {
+	t.Helper()
+	s, err := snapshot.OpenStore(e, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
@@ -88,7 +97,7 @@ func clean(t *testing.T, e *lab.Env) {
 			t.Errorf("left on %s: %q", m.Name, left)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(snapshot.OpenStore(e.Cluster, "").Dir, ".*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(store(t, e, "").Dir, ".*")); len(left) > 0 {
 		t.Errorf("left in the store: %q", left)
 	}
 }
@@ -99,7 +108,7 @@ func TestSnapshot(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	put(t, e, "Gabon", "Bona nit", "/registry/pods/default/a", "1", "/registry/pods/default/b", "2")
-	store := snapshot.OpenStore(e.Cluster, "")
+	kept := store(t, e, "")
 
 	name, side, err := (&snapshot.Save{Label: "first"}).Do(ctx, e)
 	if err != nil {
@@ -113,8 +122,8 @@ func TestSnapshot(t *testing.T) {
 	if side.Trial == nil || side.Trial.Hash != side.Hash || side.Trial.Compared != "equal to the source's" || side.Trial.Keys != 3 {
 		t.Errorf("trial %+v", side.Trial)
 	}
-	found, err := store.Find("first")
-	if err != nil || found.Name != name || found.Sound("") != nil {
+	found, err := kept.Find(ctx, "first")
+	if err != nil || found.Name != name || found.Sound(ctx, "") != nil {
 		t.Fatalf("%+v, %v", found, err)
 	}
 	for _, f := range []string{found.File, found.Beside} {
@@ -180,16 +189,16 @@ func TestSnapshot(t *testing.T) {
 	})
 	t.Run("export", func(t *testing.T) {
 		to := filepath.Join(t.TempDir(), "out.db")
-		if err := found.Export(to, ""); err != nil {
+		if err := found.Export(ctx, to, ""); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := (&snapshot.Verify{Snapshot: to}).Do(ctx, e); err != nil {
 			t.Error(err)
 		}
-		if err := found.Export(to, ""); !errors.Is(err, os.ErrExist) {
+		if err := found.Export(ctx, to, ""); !errors.Is(err, os.ErrExist) {
 			t.Errorf("exported over another: %v", err)
 		}
-		if err := found.Export(to+".gz", ""); err == nil {
+		if err := found.Export(ctx, to+".gz", ""); err == nil {
 			t.Error("exported under a name that says something else")
 		}
 		other := strings.Replace(string(read(t, strings.TrimSuffix(to, ".db")+".json")), side.SHA256, strings.Repeat("0", 64), 1)
@@ -225,7 +234,7 @@ func TestSnapshot(t *testing.T) {
 			}
 		}
 		clean(t, e)
-		if all, err := store.List(); err != nil || len(all) != 2 {
+		if all, err := kept.List(ctx); err != nil || len(all) != 2 {
 			t.Errorf("%d snapshots, %v", len(all), err)
 		}
 	})
@@ -236,29 +245,29 @@ func TestSnapshot(t *testing.T) {
 			t.Skip("done in 300 ms: this machine is too fast for this test")
 		}
 		clean(t, e)
-		if all, err := store.List(); err != nil || len(all) != 2 {
+		if all, err := kept.List(ctx); err != nil || len(all) != 2 {
 			t.Errorf("%d snapshots, %v", len(all), err)
 		}
 	})
 	t.Run("prune", func(t *testing.T) {
-		second, err := store.Find("second")
+		second, err := kept.Find(ctx, "second")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := errors.Join(os.Remove(second.File), os.WriteFile(second.File, good[:5000], 0o400)); err != nil {
 			t.Fatal(err)
 		}
-		stay, gone, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(e.Cluster, true)
+		stay, gone, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(ctx, e, true)
 		if err != nil || len(stay) != 2 || len(gone) != 0 {
 			t.Errorf("the last good one would go: %v, %v, %v", stay, gone, err)
 		}
 		if err := errors.Join(os.Remove(found.File), os.WriteFile(found.File, good[:6000], 0o400)); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(e.Cluster, false); err == nil || !strings.Contains(err.Error(), "no snapshot is sound") {
+		if _, _, err := (&snapshot.Prune{Retention: snapshot.Retention{Keep: 1}}).Do(ctx, e, false); err == nil || !strings.Contains(err.Error(), "no snapshot is sound") {
 			t.Errorf("pruned without a good one: %v", err)
 		}
-		if all, err := store.List(); err != nil || len(all) != 2 {
+		if all, err := kept.List(ctx); err != nil || len(all) != 2 {
 			t.Errorf("%d snapshots, %v", len(all), err)
 		}
 	})
@@ -282,7 +291,7 @@ func packed(t *testing.T, ctx context.Context, e *lab.Env) {
 	other, _ := key("other", 0o600)
 	open, _ := key("open", 0o644)
 	dir = filepath.Join(dir, "store")
-	store := snapshot.OpenStore(e.Cluster, dir)
+	kept := store(t, e, dir)
 	save := func(s snapshot.Save) snapshot.Entry {
 		s.Store, s.NoTrial = dir, true
 		if err := s.Valid(); err != nil {
@@ -292,7 +301,7 @@ func packed(t *testing.T, ctx context.Context, e *lab.Env) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		found, err := store.Find(name)
+		found, err := kept.Find(ctx, name)
 		if err != nil || found.Sidecar.SHA256 != side.SHA256 {
 			t.Fatal(found, err)
 		}
@@ -302,7 +311,7 @@ func packed(t *testing.T, ctx context.Context, e *lab.Env) {
 		return found
 	}
 	small := save(snapshot.Save{Compress: true})
-	if err := small.Sound(""); err != nil || !strings.HasSuffix(small.File, ".db.zst") {
+	if err := small.Sound(ctx, ""); err != nil || !strings.HasSuffix(small.File, ".db.zst") {
 		t.Errorf("%s: %v", small.File, err)
 	}
 	secret := save(snapshot.Save{Label: "secret", Compress: true, Recipients: []string{to}})
@@ -312,16 +321,16 @@ func packed(t *testing.T, ctx context.Context, e *lab.Env) {
 	if _, err := (&snapshot.Verify{Snapshot: "secret", Store: dir, Identity: mine, Trial: true}).Do(ctx, e); err != nil {
 		t.Error(err)
 	}
-	refused(t, secret.Sound(""), "an encrypted file and no key")
-	refused(t, secret.Sound(other), "encrypted for somebody else")
-	if err := secret.Sound(open); err == nil || !strings.Contains(err.Error(), "others may read it") {
+	refused(t, secret.Sound(ctx, ""), "an encrypted file and no key")
+	refused(t, secret.Sound(ctx, other), "encrypted for somebody else")
+	if err := secret.Sound(ctx, open); err == nil || !strings.Contains(err.Error(), "others may read it") {
 		t.Errorf("a key that others may read: %v", err)
 	}
-	if err := secret.Sound(secret.Beside); err == nil || strings.Contains(err.Error(), "sha256") {
+	if err := secret.Sound(ctx, secret.Beside); err == nil || strings.Contains(err.Error(), "sha256") {
 		t.Errorf("a key that is none: %v", err)
 	}
 	to = filepath.Join(t.TempDir(), "plain.db")
-	if err := secret.Export(to, mine); err != nil {
+	if err := secret.Export(ctx, to, mine); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := (&snapshot.Verify{Snapshot: to}).Do(ctx, e); err != nil {
@@ -333,10 +342,10 @@ func packed(t *testing.T, ctx context.Context, e *lab.Env) {
 			if err := errors.Join(os.Remove(entry.File), os.WriteFile(entry.File, bad, 0o400)); err != nil {
 				t.Fatal(err)
 			}
-			refused(t, entry.Sound(mine), "unpacked")
+			refused(t, entry.Sound(ctx, mine), "unpacked")
 		}
 	}
-	if _, _, err := (&snapshot.Prune{Store: dir, Retention: snapshot.Retention{Keep: 1}, Identity: mine}).Do(e.Cluster, false); err == nil {
+	if _, _, err := (&snapshot.Prune{Store: dir, Retention: snapshot.Retention{Keep: 1}, Identity: mine}).Do(ctx, e, false); err == nil {
 		t.Error("pruned without a good one")
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 4 {

@@ -1,12 +1,15 @@
 package snapshot
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,27 +19,56 @@ import (
 	"github.com/etcdrill/etcdrill/lab"
 )
 
-// Store is a directory on this machine with snapshots. Each is two files,
-// NAME.db, which may be packed, see [Packing], and NAME.json, its [Sidecar]. Names are made of time and revision,
-// never of a count, and no file is ever overwritten. A file has its name when
-// it is whole and was verified, not before.
-type Store struct{ Dir string }
+// Store is where snapshots are kept: a directory on this machine or on a host,
+// or a bucket of an object store. Each is two files, NAME.db, which may be
+// packed, see [Packing], and NAME.json, its [Sidecar]. Names are made of time
+// and revision, never of a count, and no file is ever overwritten. A file has
+// its name when it is whole and was verified, not before.
+type Store struct {
+	Dir   string // on this machine; empty for a store that is elsewhere
+	Where string // for people: the directory, or a URL
+	files
+}
 
-// OpenStore is the store in dir, or the lab's own when that is empty.
-func OpenStore(c *lab.Cluster, dir string) Store {
-	if dir == "" {
-		dir = filepath.Join(c.Dir, "snapshots")
+// StoreDoc says what may name a store, for help.
+const StoreDoc = "where snapshots are kept: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"
+
+// OpenStore is the store of a name: a directory on this machine, ssh://HOST/PATH
+// of the inventory, s3://BUCKET/PREFIX?endpoint=URL&region=REGION, or the lab's
+// own when it is empty. Nobody is asked before the store is used.
+func OpenStore(e *lab.Env, ref string) (Store, error) {
+	if ref == "" {
+		ref = filepath.Join(e.Cluster.Dir, "snapshots")
 	}
-	return Store{dir}
+	u, err := parseStore(ref)
+	switch {
+	case err != nil:
+		return Store{}, err
+	case u == nil:
+		return Store{Dir: ref, Where: ref, files: directory(ref)}, nil
+	case u.Scheme == schemeS3:
+		b, err := openBucket(u)
+		return Store{Where: ref, files: b}, err
+	}
+	if e.Kit.Machine == nil {
+		return Store{}, fmt.Errorf("store %s: no inventory says where %s is", ref, u.Host)
+	}
+	h, err := e.Kit.Machine(u.Host)
+	if err != nil {
+		return Store{}, fmt.Errorf("store %s: %w", ref, err)
+	}
+	return Store{Where: ref, files: onHost{h, path.Clean(u.Path)}}, nil
 }
 
 // Entry is a snapshot in a store.
 type Entry struct {
 	Name    string
-	File    string   // on this machine
-	Beside  string   // file of its sidecar
+	File    string   // its path on this machine, or its name in a store elsewhere
+	Beside  string   // the same of its sidecar
 	Sidecar *Sidecar // nil when there is none that can be used
 	Problem error    // why not
+
+	store Store
 }
 
 // The files of a snapshot.
@@ -45,32 +77,46 @@ const (
 	sidecarExt = ".json"
 )
 
-func (s Store) sidecar(name string) string { return filepath.Join(s.Dir, name+sidecarExt) }
+// place is where a file of the store is: on this machine, or in the store.
+func (s Store) place(name string) string {
+	if s.Dir == "" {
+		return name
+	}
+	return filepath.Join(s.Dir, name)
+}
 
 // List lists the snapshots of a store, the oldest first. A store that nobody
 // has saved to is empty.
-func (s Store) List() ([]Entry, error) {
-	files, err := os.ReadDir(s.Dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+func (s Store) List(ctx context.Context) ([]Entry, error) {
+	files, err := s.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("store of snapshots: %w", err)
 	}
+	slices.Sort(files) // in order of name, which is that of time
 	var out []Entry
-	for _, f := range files { // in order of name, which is that of time
-		name := strings.TrimSuffix(strings.TrimSuffix(f.Name(), ageExt), zstdExt)
-		if name, ok := strings.CutSuffix(name, fileExt); ok && f.Type().IsRegular() && !strings.HasPrefix(name, ".") {
-			out = append(out, s.entry(name, f.Name()))
+	for _, f := range files {
+		name := strings.TrimSuffix(strings.TrimSuffix(f, ageExt), zstdExt)
+		name, ok := strings.CutSuffix(name, fileExt)
+		if !ok || strings.HasPrefix(name, ".") {
+			continue
 		}
+		e := Entry{Name: name, File: s.place(f), Beside: s.place(name + sidecarExt), store: s}
+		e.Sidecar, e.Problem = s.sidecar(ctx, name)
+		if errors.Is(e.Problem, fs.ErrNotExist) {
+			e.Problem = &lab.Failure{What: "snapshot " + name, Want: "a sidecar beside it", Got: "none"}
+		}
+		out = append(out, e)
 	}
-	return out, nil
+	return out, ctx.Err()
 }
 
-func (s Store) entry(name, file string) Entry {
-	e := Entry{Name: name, File: filepath.Join(s.Dir, file), Beside: s.sidecar(name)}
-	e.Sidecar, e.Problem = readSidecar(e.Beside)
-	if errors.Is(e.Problem, fs.ErrNotExist) {
-		e.Problem = &lab.Failure{What: "snapshot " + name, Want: "a sidecar beside it", Got: "none"}
+func (s Store) sidecar(ctx context.Context, name string) (*Sidecar, error) {
+	r, err := s.get(ctx, name+sidecarExt)
+	if err != nil {
+		return nil, err
 	}
-	return e
+	defer r.Close()
+	return readSidecar(s.place(name+sidecarExt), r)
 }
 
 // Latest is the word for the last snapshot of a store.
@@ -78,8 +124,8 @@ const Latest = "latest"
 
 // Find finds a snapshot by name, by label, the last one that has it, or by the
 // word latest. What is not there is a *lab.Failure.
-func (s Store) Find(ref string) (Entry, error) {
-	all, err := s.List()
+func (s Store) Find(ctx context.Context, ref string) (Entry, error) {
+	all, err := s.List(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -92,13 +138,17 @@ func (s Store) Find(ref string) (Entry, error) {
 	if len(all) == 0 {
 		got = "an empty store"
 	}
-	if part, _ := filepath.Glob(filepath.Join(s.Dir, "*"+fileExt+".part")); slices.ContainsFunc(part, func(f string) bool {
-		n := strings.TrimSuffix(filepath.Base(f), fileExt+".part")
-		return ref == Latest || n == ref || label(n) == ref
+	files, err := s.list(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	if slices.ContainsFunc(files, func(f string) bool {
+		n, part := strings.CutSuffix(f, fileExt+".part")
+		return part && (ref == Latest || n == ref || label(n) == ref)
 	}) {
 		got = "a .part, which is a snapshot whose saving never ended"
 	}
-	return Entry{}, &lab.Failure{What: "snapshot " + ref, Want: "one of that name or label in " + s.Dir, Got: got}
+	return Entry{}, &lab.Failure{What: "snapshot " + ref, Want: "one of that name or label in " + s.Where, Got: got}
 }
 
 // label is what stands behind time and revision in a name.
@@ -122,6 +172,10 @@ func ValidLabel(label string) error {
 	}
 	return nil
 }
+
+// temp is [Temp] in the store's directory, or for a store that is elsewhere in
+// that for temporary files.
+func (s Store) temp() (*os.File, error) { return Temp(cmp.Or(s.Dir, os.TempDir())) }
 
 // Temp makes a file in the directory of a store that is nothing of it yet, for
 // its owner alone, and deletes those that processes have left which are gone.
@@ -160,7 +214,8 @@ func tidy(dir string) error {
 	}
 	for _, o := range old {
 		if orphaned(o.Name()) {
-			if err := os.RemoveAll(filepath.Join(dir, o.Name())); err != nil {
+			// In a common directory somebody else's may lie.
+			if err := os.RemoveAll(filepath.Join(dir, o.Name())); err != nil && !errors.Is(err, fs.ErrPermission) {
 				return fmt.Errorf("store: %w", err)
 			}
 		}
@@ -171,7 +226,7 @@ func tidy(dir string) error {
 // add gives a verified file and its sidecar their names, the sidecar first. The
 // files are for reading only from then on: some tools write into a snapshot
 // they were to look at (FE11).
-func (s Store) add(temp string, side *Sidecar, how Packing) (string, error) {
+func (s Store) add(ctx context.Context, temp string, side *Sidecar, how Packing) (string, error) {
 	if how.Ext() != "" {
 		packed, err := s.pack(temp, how)
 		if err != nil {
@@ -198,18 +253,17 @@ func (s Store) add(temp string, side *Sidecar, how Packing) (string, error) {
 		if side.Label != "" {
 			name += "-" + side.Label
 		}
-		// A link is refused where there is something already; a rename is not.
-		err := os.Link(beside.Name(), s.sidecar(name))
+		err := s.put(ctx, name+sidecarExt, beside.Name())
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
 		if err != nil {
 			return "", err
 		}
-		if err := os.Link(temp, filepath.Join(s.Dir, name+fileExt+how.Ext())); err != nil {
-			return "", errors.Join(err, os.Remove(s.sidecar(name)))
+		if err := s.put(ctx, name+fileExt+how.Ext(), temp); err != nil {
+			return "", errors.Join(err, s.remove(context.WithoutCancel(ctx), name+sidecarExt))
 		}
-		return name, syncDir(s.Dir)
+		return name, nil
 	}
 }
 
@@ -231,14 +285,15 @@ func (s Store) pack(file string, how Packing) (string, error) {
 	return out.Name(), nil
 }
 
-// Open gives the path of the snapshot as it was before it was packed, and done
-// deletes that where it is a copy. identity is a file with age secret keys on
-// this machine, empty for none. What cannot be unpacked is a *lab.Failure.
-func (e Entry) Open(identity string) (file string, done func() error, err error) {
-	if strings.HasSuffix(e.File, fileExt) {
+// Open gives the path on this machine of the snapshot as it was before it was
+// packed, and done deletes that where it is a copy. identity is a file with age
+// secret keys on this machine, empty for none. What cannot be unpacked is a
+// *lab.Failure.
+func (e Entry) Open(ctx context.Context, identity string) (file string, done func() error, err error) {
+	if e.store.Dir != "" && strings.HasSuffix(e.File, fileExt) {
 		return e.File, func() error { return nil }, nil
 	}
-	in, err := os.Open(e.File)
+	in, err := e.store.get(ctx, filepath.Base(e.File))
 	if err != nil {
 		return "", nil, err
 	}
@@ -250,12 +305,15 @@ func (e Entry) Open(identity string) (file string, done func() error, err error)
 	if c, ok := r.(io.Closer); ok {
 		defer c.Close()
 	}
-	out, err := Temp(filepath.Dir(e.File))
+	out, err := e.store.temp()
 	if err != nil {
 		return "", nil, err
 	}
 	if _, err := io.Copy(out, r); err != nil {
-		return "", nil, errors.Join(notWhole("snapshot", filepath.Base(e.File), err), out.Close(), os.Remove(out.Name()))
+		if r != in && ctx.Err() == nil {
+			err = notWhole("snapshot", filepath.Base(e.File), err)
+		}
+		return "", nil, errors.Join(err, out.Close(), os.Remove(out.Name()))
 	}
 	if err := out.Close(); err != nil {
 		return "", nil, errors.Join(err, os.Remove(out.Name()))
@@ -264,8 +322,8 @@ func (e Entry) Open(identity string) (file string, done func() error, err error)
 }
 
 // Remove deletes a snapshot, its file first.
-func (s Store) Remove(e Entry) error {
-	return errors.Join(os.Remove(e.File), remove(e.Beside), syncDir(s.Dir))
+func (s Store) Remove(ctx context.Context, e Entry) error {
+	return errors.Join(s.remove(ctx, filepath.Base(e.File)), s.remove(ctx, filepath.Base(e.Beside)))
 }
 
 // remove deletes a file that may be gone already.
@@ -274,12 +332,4 @@ func remove(file string) error {
 		return err
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

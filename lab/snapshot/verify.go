@@ -19,7 +19,7 @@ import (
 type Verify struct {
 	Snapshot string `doc:"name or label of a snapshot of the store, latest, or the path of a file: on this machine, with a slash in it, or on a member's host"`
 	Member   string `doc:"the file is on the host of this member, relative to the lab's directory there"`
-	Store    string `doc:"directory on this machine where snapshots are kept; absent: the lab's own"`
+	Store    string `doc:"where snapshots are kept: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Trial    bool   `doc:"restore it into a scratch directory, boot a throwaway member from it, and look what that has"`
 	Foreign  bool   `doc:"one of another cluster is right too"`
 	Identity string `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`
@@ -31,7 +31,11 @@ type Verify struct {
 // what its sidecar tells of; one of another cluster; one that a newer etcd has
 // written. It leaves nothing behind.
 func (v *Verify) Do(ctx context.Context, e *lab.Env) (_ *Sidecar, err error) {
-	file, known, done, err := v.find(ctx, e, OpenStore(e.Cluster, v.Store))
+	store, err := OpenStore(e, v.Store)
+	if err != nil {
+		return nil, err
+	}
+	file, known, done, err := v.find(ctx, e, store)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +59,7 @@ func (v *Verify) Do(ctx context.Context, e *lab.Env) (_ *Sidecar, err error) {
 			return nil, err
 		}
 	}
-	if err := v.notNewer(ctx, e, look, now); err != nil {
+	if err := NotNewer(ctx, e, look, e.Seats[0], v.Snapshot, now.Storage); err != nil {
 		return nil, err
 	}
 	e.Note(v.Member, "snapshot %s: %d bytes, SHA-256 right, revision %d, %d keys%s", v.Snapshot, now.Size, now.Revision, now.Keys,
@@ -99,20 +103,25 @@ func (v *Verify) find(ctx context.Context, e *lab.Env, store Store) (file string
 		case !info.Mode().IsRegular():
 			return "", nil, nil, &lab.Failure{What: "snapshot " + v.Snapshot, Want: "a file", Got: info.Mode().Type().String()}
 		}
-		known, err := readSidecar(strings.TrimSuffix(v.Snapshot, fileExt) + sidecarExt)
+		beside, err := os.Open(strings.TrimSuffix(v.Snapshot, fileExt) + sidecarExt)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
+			return v.Snapshot, nil, nothing, nil
 		}
+		if err != nil {
+			return "", nil, nil, err
+		}
+		defer beside.Close()
+		known, err := readSidecar(beside.Name(), beside)
 		return v.Snapshot, known, nothing, err
 	}
-	entry, err := store.Find(v.Snapshot)
+	entry, err := store.Find(ctx, v.Snapshot)
 	if err == nil {
 		err = entry.Problem
 	}
 	if err != nil {
 		return "", nil, nil, err
 	}
-	file, done, err = entry.Open(v.Identity)
+	file, done, err = entry.Open(ctx, v.Identity)
 	return file, entry.Sidecar, done, err
 }
 
@@ -154,10 +163,11 @@ func (v *Verify) ours(e *lab.Env, look []lab.Status, s *Sidecar) error {
 	return &lab.Failure{What: "snapshot " + v.Snapshot + ": members", Want: "some of this lab: " + strings.Join(now, ", "), Got: strings.Join(has, ", ") + ": it is of another cluster"}
 }
 
-// notNewer refuses a snapshot that a newer etcd has written: etcdutl restores
-// it and etcd then refuses the directory (N123).
-func (v *Verify) notNewer(ctx context.Context, e *lab.Env, look []lab.Status, s *Sidecar) error {
-	if s.Storage == "" {
+// NotNewer refuses, with a *lab.Failure, a snapshot that a newer etcd has
+// written: etcdutl restores it and etcd then refuses the directory (N123). What
+// is to read it is the oldest etcd that answers, or where none does that of m.
+func NotNewer(ctx context.Context, e *lab.Env, look []lab.Status, m *lab.Member, name, storage string) error {
+	if storage == "" {
 		return nil
 	}
 	lowest := ""
@@ -167,15 +177,15 @@ func (v *Verify) notNewer(ctx context.Context, e *lab.Env, look []lab.Status, s 
 		}
 	}
 	if lowest == "" { // nobody answers: ask the tool that would restore it
-		out, err := e.Seats[0].Host.Run(ctx, etcd.ToolCmd(e.Seats[0], "etcdutl", "version"))
+		out, err := m.Host.Run(ctx, etcd.ToolCmd(m, "etcdutl", "version"))
 		if err != nil {
 			return fmt.Errorf("version of etcd in this lab: %w", err)
 		}
 		line, _, _ := strings.Cut(string(out.Stdout), "\n")
 		lowest = strings.TrimSpace(strings.TrimPrefix(line, "etcdutl version:"))
 	}
-	if older(lowest, s.Storage) {
-		return &lab.Failure{What: "snapshot " + v.Snapshot + ": storage version", Want: "at most that of the etcd that is to read it, " + lowest, Got: s.Storage}
+	if older(lowest, storage) {
+		return &lab.Failure{What: "snapshot " + name + ": storage version", Want: "at most that of the etcd that is to read it, " + lowest, Got: storage}
 	}
 	return nil
 }

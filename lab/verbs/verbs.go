@@ -4,6 +4,8 @@
 package verbs
 
 import (
+	"fmt"
+
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/action"
 	"github.com/etcdrill/etcdrill/lab/check"
@@ -47,9 +49,11 @@ func All() lab.Verbs {
 			"snapshot":          func() lab.Action { return &action.Snapshot{} },
 			"snapshot-save":     func() lab.Action { return &action.SnapshotSave{} },
 			"snapshot-verify":   func() lab.Action { return &action.SnapshotVerify{} },
+			"snapshot-prune":    func() lab.Action { return &action.SnapshotPrune{} },
 			"force-new-cluster": func() lab.Action { return &action.ForceNewCluster{} },
 
 			"restore":         func() lab.Action { return &action.Restore{} },
+			"restore-prefix":  func() lab.Action { return &action.RestorePrefix{} },
 			"restore-alone":   func() lab.Action { return &action.RestoreAlone{} },
 			"recover-quorum":  func() lab.Action { return &action.RecoverQuorum{} },
 			"resume":          func() lab.Action { return &action.Resume{} },
@@ -71,6 +75,7 @@ func All() lab.Verbs {
 			"state-prune":   func() lab.Action { return &action.StatePrune{} },
 			"state-delete":  func() lab.Action { return &action.StateDelete{} },
 
+			"copy":    func() lab.Action { return &action.Copy{} },
 			"etcdctl": func() lab.Action { return &action.Etcdctl{} },
 			"etcdutl": func() lab.Action { return &action.Etcdutl{} },
 
@@ -145,5 +150,8 @@ func Kit() lab.Kit {
 		Final: eyes.Final,
 		Load:  load.Start,
 		Judge: judge.Judge,
+		Machine: func(name string) (lab.Host, error) {
+			return nil, fmt.Errorf("host %q: no inventory says where it is", name)
+		},
 	}
 }
