@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func (o onHost) put(ctx context.Context, name, file string) error {
 	if _, err := o.run(ctx, "mkdir", "-p", "-m", "0700", "--", o.dir); err != nil {
 		return err
 	}
-	there, err := o.all(ctx)
+	there, err := o.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -163,14 +164,12 @@ func (o onHost) get(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return io.NopCloser(strings.NewReader(string(data))), nil
+	return io.NopCloser(bytes.NewReader(data)), nil
 }
 
-func (o onHost) list(ctx context.Context) ([]string, error) { return o.all(ctx) }
-
-func (o onHost) all(ctx context.Context) ([]string, error) {
+func (o onHost) list(ctx context.Context) ([]string, error) {
 	out, err := o.run(ctx, "sh", "-c", `if [ -d "$1" ]; then cd "$1" && ls -1A; fi`, "sh", o.dir)
-	return strings.Split(strings.TrimSuffix(out, "\n"), "\n"), err
+	return strings.Fields(out), err // ours have no blanks in them
 }
 
 func (o onHost) remove(ctx context.Context, name string) error {
