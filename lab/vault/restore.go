@@ -103,15 +103,18 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	r.Restore = recovery.Restore{File: store.blob(st.Data.SHA256), Hosts: hosts, Anyway: true, Foreign: true, Discard: r.Drop, Files: map[string][]recovery.File{}}
 	r.Source = r.source(store, st)
 	for _, h := range now.Hosts {
+		if other := st.others(&h); r.Identity == "" && len(other) > 0 {
+			e.Note(h.Name, "has other certificates than then, and keeps them: %s", strings.Join(other, ", "))
+		}
 		if r.Files[h.Name], err = r.files(st, &h, slices.Contains(hosts, h.Name)); err != nil {
 			return err
 		}
 	}
-	d := Difference{Topology: topology(now, st)}
-	if d.Configuration, err = store.configuration(now, st, false); err != nil {
+	files, err := store.configuration(now, st, true)
+	if err != nil {
 		return err
 	}
-	r.Difference = d.Lines()
+	r.Difference = append(roles(now, st), files...)
 	for _, l := range r.Difference {
 		e.Note("", "difference: %s", l)
 	}
@@ -178,6 +181,21 @@ func (r *Restore) files(st *State, now *Host, voter bool) ([]recovery.File, erro
 		}
 	}
 	return out, nil
+}
+
+// others are the certificates and keys of a host that are not those of the state.
+func (s *State) others(now *Host) []string {
+	then := s.Host(now.Name)
+	var out []string
+	for _, f := range now.Files {
+		if f.Kind != PKI || then == nil {
+			continue
+		}
+		if was := then.file(f.Path); was != nil && was.SHA256 != f.SHA256 {
+			out = append(out, f.Path)
+		}
+	}
+	return out
 }
 
 // source reads what a state has for the files of hosts.
@@ -301,7 +319,7 @@ func (r *Restore) as(ctx context.Context, e *lab.Env, store Store, st *State) er
 			if f.Kind == PKI && r.Identity == "" {
 				continue
 			}
-			lines, err := store.files(name, then.file(f.Path), is.file(f.Path), true)
+			lines, err := store.files(name, is.file(f.Path), then.file(f.Path), true)
 			if err != nil {
 				return err
 			}

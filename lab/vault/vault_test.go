@@ -466,6 +466,38 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// A learner of the state is one again.
+func TestLearner(t *testing.T) {
+	t.Parallel()
+	b := up(t, 1, 1)
+	ctx := t.Context()
+	m2 := b.Seats[1]
+	if err := etcd.AddMember(ctx, b.Env, m2, m2.PeerURL, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := etcd.JoinMember(ctx, b.Env, m2); err != nil {
+		t.Fatal(err)
+	}
+	b.put("kept", "1")
+	name, st := b.save("")
+	if strings.Join(st.Members(vault.Learner), " ") != "m2" {
+		t.Errorf("state:\n%s", st)
+	}
+	b.put("kept", "2")
+	if err := b.restore(&vault.Restore{State: name}, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, members := b.cluster(); members != "m1 (m2" {
+		t.Errorf("members %s", members)
+	}
+	b.has("kept", "1")
+	if err := b.restore(&vault.Restore{State: name, On: []string{"m9"}}, operation.Options{}); err == nil {
+		t.Error("restored on a host that is not there")
+	} else {
+		b.refused(err, "host m9 of state "+name)
+	}
+}
+
 // damage flips a bit in the middle of a file.
 func damage(file string) error {
 	data, err := os.ReadFile(file)
