@@ -78,7 +78,7 @@ func (s Store) open(ctx context.Context, e *lab.Env, ref string) (*State, etcd.K
 	if err != nil || found.State.Data == nil {
 		return found.State, nil, err
 	}
-	d, err := etcd.ReadDatabase(s.blob(found.State.Data.SHA256))
+	d, err := etcd.ReadDatabase(s.Blob(found.State.Data.SHA256))
 	if err != nil {
 		return nil, nil, err
 	}
