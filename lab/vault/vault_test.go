@@ -222,6 +222,24 @@ func TestThereAndBack(t *testing.T) {
 	}
 	second, _ := b.save("second")
 
+	// The plan tells of the difference, and touches nothing.
+	dry := &vault.Restore{State: "first"}
+	if err := dry.Decide(ctx, b.Env); err != nil {
+		t.Fatal(err)
+	}
+	steps, err := dry.Steps(b.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plan strings.Builder
+	operation.Plan(&plan, "state-restore", steps)
+	for _, want := range []string{"# + m3 is a voter", "# - m4 is no voter any more", "ssh m2 rm " + b.beside(1, "extra.conf"), "m1:" + b.beside(0, "limits.env"), "ssh m4 rm " + b.Seats[3].Config} {
+		if !strings.Contains(plan.String(), want) {
+			t.Errorf("the plan lacks %q:\n%s", want, plan.String())
+		}
+	}
+	b.has("kept", "2")
+
 	// Back, with the state that is replaced saved by itself.
 	op := &vault.Restore{State: "first"}
 	if err := b.restore(op, operation.Options{Ahead: vault.Ahead("state-restore")}); err != nil {
