@@ -97,19 +97,32 @@ func (h *hand) cluster() string {
 	return status.Members[0].Cluster
 }
 
-// A restore that is killed after any record of its journal is gone on with, or
-// gone back on, by another process. Either way what was promised is there, one
+// A restore, of a snapshot and of a state, that is killed after any record of its
+// journal is gone on with, or gone back on, by another process. Either way what was promised is there, one
 // cluster serves, and nothing is left. It takes minutes, so it runs only where
 // ETCDRILL_DRILLS says so (make test-kills).
 func TestOperationsSurviveKills(t *testing.T) {
 	if os.Getenv("ETCDRILL_DRILLS") == "" {
 		t.Skip("set ETCDRILL_DRILLS=all to kill operations after every record")
 	}
+	for name, c := range map[string]struct{ save, restore []string }{
+		"restore":       {[]string{"do", "snapshot", "--member", "m1", "--file", "saved/first.db"}, []string{"restore", "--from", "m1", "--file", "saved/first.db", "--anyway", "--no-state"}},
+		"state restore": {[]string{"state", "save", "--label", "first", "--no-trial"}, []string{"state", "restore", "first", "--no-state"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			survives(t, c.save, c.restore)
+		})
+	}
+}
+
+// survives kills one command after every record of its journal. save makes what
+// it goes back to.
+func survives(t *testing.T, save, restore []string) {
 	h := newHand(t)
 	h.must("up", "mine", "--heartbeat", "50ms", "--election", "500ms")
 	h.must("do", "seed", "--count", "300", "--size", "64")
-	h.must("do", "snapshot", "--member", "m1", "--file", "saved/first.db")
-	restore := []string{"restore", "--from", "m1", "--file", "saved/first.db", "--anyway"}
+	h.must(save...)
 	for n, over := 1, false; !over; n++ {
 		for _, way := range []string{"resume", "rollback"} {
 			h.must("do", "put", "--key", "later", "--value", "after the snapshot")

@@ -173,7 +173,7 @@ func (a *app) stateRestore() *cobra.Command {
 
 func (a *app) stateExport() *cobra.Command {
 	var how snapshot.Packing
-	cmd := a.vaultCommand("export NAME FILE", "write a sound state into one archive, which is private keys and all what the state has", cobra.ExactArgs(2), func(_ *lab.Cluster, s vault.Store, args []string) error {
+	cmd := a.vaultCommand("export NAME FILE", "write a sound state into one archive, with all its parts", cobra.ExactArgs(2), func(_ *lab.Cluster, s vault.Store, args []string) error {
 		if err := valid(how); err != nil {
 			return err
 		}

@@ -82,9 +82,9 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 		}),
 		step(operation.Step{
 			Name: "configure " + names(all),
-			Shell: append(ssh(targets, func(m *lab.Member) string {
+			Shell: append(append(r.filing(all), ssh(targets, func(m *lab.Member) string {
 				return "edit " + m.Config + "  # initial-cluster-token: " + d.Token + ", initial-cluster: " + r.join(e).String()
-			}), ssh(r.those(e, func(p Place) bool { return !p.Away && !p.Target && p.Config }), func(m *lab.Member) string { return "rm " + m.Config })...),
+			})...), ssh(r.those(e, func(p Place) bool { return !p.Away && !p.Target && p.Config }), func(m *lab.Member) string { return "rm " + m.Config })...),
 			ShellUndo: []string{"# the old configuration back, on all of them"},
 			Before:    r.still(all, swapped),
 			Do:        func(ctx context.Context, e *lab.Env) error { return r.configure(ctx, e, all) },
@@ -478,6 +478,21 @@ func (r *Restore) others(m *lab.Member, do func(f File, kept string) error) erro
 		}
 	}
 	return nil
+}
+
+// filing are the commands that make files as a saved state has them.
+func (r *Restore) filing(all []*lab.Member) []string {
+	var out []string
+	for _, m := range all {
+		for _, f := range r.Files[m.Name] {
+			if f.Blob == "" {
+				out = append(out, "ssh "+m.Name+" rm "+f.Path+"  # was not there then")
+			} else {
+				out = append(out, "scp STATE/"+f.Blob+" "+m.Name+":"+f.Path)
+			}
+		}
+	}
+	return out
 }
 
 // putFiles makes files as a saved state has them. What they were goes aside

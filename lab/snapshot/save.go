@@ -307,11 +307,12 @@ func linearizable(ctx context.Context, e *lab.Env, leader string) (int64, error)
 }
 
 // agree compares the hashes of the members that answer. One that is cut off is
-// at another revision and cannot be compared; then the others are.
+// at another revision and cannot be compared; then the others are. A learner
+// tells no hash.
 func agree(ctx context.Context, e *lab.Env, up []lab.Status) error {
 	var seats []*lab.Member
 	for _, st := range up {
-		if st.Leader != "" {
+		if st.Leader != "" && st.Role != "learner" {
 			if m, err := e.Member(st.Name); err == nil {
 				seats = append(seats, m)
 			}

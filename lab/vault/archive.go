@@ -62,7 +62,7 @@ func Export(store Store, e Entry, to string, how snapshot.Packing) (err error) {
 	}
 	x := index{Version: 1, Name: e.Name, Files: []indexed{{manifestName, int64(len(manifest)), checksum(manifest)}}}
 	for _, sum := range slices.Sorted(maps.Keys(e.State.blobs())) {
-		info, err := os.Stat(store.blob(sum))
+		info, err := os.Stat(store.Blob(sum))
 		if err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func Export(store Store, e Entry, to string, how snapshot.Packing) (err error) {
 		return err
 	}
 	for _, b := range x.Files[1:] {
-		in, err := os.Open(store.blob(b.SHA256))
+		in, err := os.Open(store.Blob(b.SHA256))
 		if err != nil {
 			return err
 		}
@@ -158,7 +158,7 @@ func (i *Import) Do(c *lab.Cluster, file string) (name string, err error) {
 			return &lab.Failure{What: "state " + name, Want: "not in the store yet, or the same", Got: "another one of that name"}
 		}
 		for sum := range st.blobs() {
-			if err := store.adopt((Store{aside}).blob(sum), sum); err != nil {
+			if err := store.adopt((Store{aside}).Blob(sum), sum); err != nil {
 				return err
 			}
 		}

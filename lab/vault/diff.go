@@ -78,7 +78,7 @@ func (s Store) open(ctx context.Context, e *lab.Env, ref string) (*State, etcd.K
 	if err != nil || found.State.Data == nil {
 		return found.State, nil, err
 	}
-	d, err := etcd.ReadDatabase(s.blob(found.State.Data.SHA256))
+	d, err := etcd.ReadDatabase(s.Blob(found.State.Data.SHA256))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,37 +87,47 @@ func (s Store) open(ctx context.Context, e *lab.Env, ref string) (*State, etcd.K
 
 // topology compares who is a member, how, and where.
 func topology(a, b *State) []string {
-	var out []string
-	line := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	out := roles(a, b)
 	changed := func(what, was, is string) {
 		if was != is && was != "" && is != "" {
-			line("~ %s: %s → %s", what, was, is)
+			out = append(out, fmt.Sprintf("~ %s: %s → %s", what, was, is))
 		}
 	}
 	changed("cluster", a.Epoch.Cluster, b.Epoch.Cluster)
 	for _, name := range union(a.Seats, b.Seats) {
 		x, y := a.Host(name), b.Host(name)
-		switch {
+		if x == nil || y == nil {
+			continue
+		}
+		if x.Role != "" && x.Role == y.Role {
+			changed(name+": member", x.Member, y.Member)
+			if x.Problem+y.Problem == "" {
+				changed(name, runs(x.Running), runs(y.Running))
+			}
+		}
+		changed(name+": peer URL", x.Peer, y.Peer)
+		changed(name+": client URL", x.Client, y.Client)
+		changed(name+": etcd", x.Version, y.Version)
+	}
+	return out
+}
+
+// roles compares who is a member, and how.
+func roles(a, b *State) []string {
+	var out []string
+	line := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	for _, name := range union(a.Seats, b.Seats) {
+		switch x, y := a.Host(name), b.Host(name); {
 		case x == nil:
 			line("+ host %s%s", name, as(y.Role))
-			continue
 		case y == nil:
 			line("- host %s%s", name, as(x.Role))
-			continue
 		case x.Role == "" && y.Role != "":
 			line("+ %s is a %s", name, y.Role)
 		case x.Role != "" && y.Role == "":
 			line("- %s is no %s any more", name, x.Role)
 		case x.Role != y.Role:
 			line("~ %s: %s → %s", name, x.Role, y.Role)
-		default:
-			changed(name+": member", x.Member, y.Member)
-		}
-		changed(name+": peer URL", x.Peer, y.Peer)
-		changed(name+": client URL", x.Client, y.Client)
-		changed(name+": etcd", x.Version, y.Version)
-		if x.Running != y.Running && x.Problem+y.Problem == "" && x.Role != "" && y.Role != "" {
-			line("~ %s: %s → %s", name, runs(x.Running), runs(y.Running))
 		}
 	}
 	return out
@@ -142,13 +152,14 @@ func union(a, b []string) []string {
 // not read (FE5), and every restore gives others.
 var identity = []string{"initial-cluster", "initial-cluster-state", "initial-cluster-token", "force-new-cluster"}
 
-// configuration compares the files of hosts. bare leaves out what every
-// restore changes, and hosts that are no voters in b.
+// configuration compares the files of hosts. bare leaves out what going back to
+// b does not bring back: how members begin, what b knows by its checksum alone,
+// and learners, which are added anew.
 func (s Store) configuration(a, b *State, bare bool) ([]string, error) {
 	var out []string
 	for _, name := range union(a.Seats, b.Seats) {
 		x, y := a.Host(name), b.Host(name)
-		if x == nil || y == nil || x.Problem+y.Problem != "" || bare && y.Role != Voter {
+		if x == nil || y == nil || x.Problem+y.Problem != "" || bare && y.Role == Learner {
 			continue
 		}
 		files := map[string]bool{}
@@ -169,8 +180,12 @@ func (s Store) configuration(a, b *State, bare bool) ([]string, error) {
 // files compares one file of a host, as far as both were kept.
 func (s Store) files(host string, x, y *File, bare bool) ([]string, error) {
 	switch {
+	case x == nil && bare && y.Blob == "" && y.content == nil:
+		return nil, nil
 	case x == nil:
 		return []string{fmt.Sprintf("+ %s: %s", host, y.Path)}, nil
+	case bare && y != nil && y.Blob == "" && y.content == nil, bare && y == nil && x.Kind == PKI:
+		return nil, nil
 	case y == nil:
 		return []string{fmt.Sprintf("- %s: %s", host, x.Path)}, nil
 	case x.SHA256 == y.SHA256:
@@ -241,12 +256,7 @@ func Compare(ctx context.Context, e *lab.Env, store Store, ref string) (Differen
 	if keys == nil || then == nil {
 		return Difference{}, fmt.Errorf("state %s and the lab cannot be compared: one of them has no data that can be read", ref)
 	}
-	d := Difference{Keys: snapshot.Diff(keys, then)}
-	for _, name := range union(a.Seats, b.Seats) {
-		if x, y := a.Host(name), b.Host(name); x != nil && y != nil && x.Role != y.Role {
-			d.Topology = append(d.Topology, fmt.Sprintf("~ %s: %s → %s", name, or(x.Role, "no member"), or(y.Role, "no member")))
-		}
-	}
+	d := Difference{Topology: roles(a, b), Keys: snapshot.Diff(keys, then)}
 	d.Configuration, err = store.configuration(a, b, true)
 	return d, err
 }

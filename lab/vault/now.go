@@ -18,6 +18,10 @@ import (
 // quick is how long a cluster that serves may take for one small answer.
 const quick = 2 * time.Second
 
+// patience is how long a host may take to tell what it has: some are gone and
+// never answer.
+const patience = 30 * time.Second
+
 // Now is the state of a lab as it stands, without its data. It changes nothing,
 // and keeps nothing. A host that cannot be looked at says so in its part.
 func Now(ctx context.Context, e *lab.Env) (*State, error) {
@@ -26,7 +30,9 @@ func Now(ctx context.Context, e *lab.Env) (*State, error) {
 	list, known := membership(ctx, e, st)
 	etcd.Each(e.Seats, func(i int, m *lab.Member) error {
 		h := Host{Name: m.Name, Peer: m.PeerURL, Client: m.ClientURL}
-		if err := h.look(ctx, m); err != nil {
+		bound, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := h.look(bound, m); err != nil {
 			h.Problem = err.Error()
 		}
 		if s := look[i]; s.Up {

@@ -2,10 +2,12 @@ package vault
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -69,6 +71,17 @@ func (r *Restore) store(e *lab.Env) Store { return OpenStore(e.Cluster, r.Store)
 
 // Decide implements operation.Operation.
 func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
+	// Who resumes it may do so elsewhere.
+	for _, p := range []*string{&r.Store, &r.Identity} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		*p = abs
+	}
 	store := r.store(e)
 	found, err := store.Find(r.State)
 	if err != nil {
@@ -86,7 +99,7 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 		return err
 	}
 	// Also whether the etcd here can read it.
-	if _, err := (&snapshot.Verify{Snapshot: store.blob(st.Data.SHA256), Foreign: true}).Do(ctx, e); err != nil {
+	if _, err := (&snapshot.Verify{Snapshot: store.Blob(st.Data.SHA256), Foreign: true}).Do(ctx, e); err != nil {
 		return err
 	}
 	now, err := Now(ctx, e)
@@ -100,18 +113,21 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	if err := r.reached(e, now, hosts); err != nil {
 		return err
 	}
-	r.Restore = recovery.Restore{File: store.blob(st.Data.SHA256), Hosts: hosts, Anyway: true, Foreign: true, Discard: r.Drop, Files: map[string][]recovery.File{}}
+	r.Restore = recovery.Restore{File: store.Blob(st.Data.SHA256), Hosts: hosts, Anyway: true, Foreign: true, Discard: r.Drop, Files: map[string][]recovery.File{}}
 	r.Source = r.source(store, st)
 	for _, h := range now.Hosts {
+		if other := st.others(&h); r.Identity == "" && len(other) > 0 {
+			e.Note(h.Name, "has other certificates than then, and keeps them: %s", strings.Join(other, ", "))
+		}
 		if r.Files[h.Name], err = r.files(st, &h, slices.Contains(hosts, h.Name)); err != nil {
 			return err
 		}
 	}
-	d := Difference{Topology: topology(now, st)}
-	if d.Configuration, err = store.configuration(now, st, false); err != nil {
+	files, err := store.configuration(now, st, true)
+	if err != nil {
 		return err
 	}
-	r.Difference = d.Lines()
+	r.Difference = append(roles(now, st), files...)
 	for _, l := range r.Difference {
 		e.Note("", "difference: %s", l)
 	}
@@ -124,7 +140,7 @@ func (r *Restore) ours(e *lab.Env, st *State) error {
 	if err != nil || r.Other || slices.Contains(known, st.Epoch.Cluster) {
 		return err
 	}
-	return &lab.Failure{What: "state " + r.Name + ": cluster", Want: "one that this lab was: " + or(strings.Join(known, ", "), "none is known") + " (or `foreign`)", Got: st.Epoch.Cluster + ", of lab " + st.Lab}
+	return &lab.Failure{What: "state " + r.Name + ": cluster", Want: "one that this lab was: " + cmp.Or(strings.Join(known, ", "), "none is known") + " (or `foreign`)", Got: st.Epoch.Cluster + ", of lab " + st.Lab}
 }
 
 // reached refuses hosts that are not there, or cannot be looked at.
@@ -178,6 +194,21 @@ func (r *Restore) files(st *State, now *Host, voter bool) ([]recovery.File, erro
 		}
 	}
 	return out, nil
+}
+
+// others are the certificates and keys of a host that are not those of the state.
+func (s *State) others(now *Host) []string {
+	then := s.Host(now.Name)
+	var out []string
+	for _, f := range now.Files {
+		if f.Kind != PKI || then == nil {
+			continue
+		}
+		if was := then.file(f.Path); was != nil && was.SHA256 != f.SHA256 {
+			out = append(out, f.Path)
+		}
+	}
+	return out
 }
 
 // source reads what a state has for the files of hosts.
@@ -264,7 +295,7 @@ func learner(m *lab.Member) []operation.Step {
 // revision it began with, the settings of all members, and that what was not
 // there then is gone.
 func (r *Restore) as(ctx context.Context, e *lab.Env, store Store, st *State) error {
-	d, err := etcd.ReadDatabase(store.blob(st.Data.SHA256))
+	d, err := etcd.ReadDatabase(store.Blob(st.Data.SHA256))
 	if err != nil {
 		return err
 	}
@@ -301,7 +332,7 @@ func (r *Restore) as(ctx context.Context, e *lab.Env, store Store, st *State) er
 			if f.Kind == PKI && r.Identity == "" {
 				continue
 			}
-			lines, err := store.files(name, then.file(f.Path), is.file(f.Path), true)
+			lines, err := store.files(name, is.file(f.Path), then.file(f.Path), true)
 			if err != nil {
 				return err
 			}

@@ -120,7 +120,7 @@ func newID() string {
 // snapshot. One that cannot tell is told of in the state by having none.
 func (s *State) hash(ctx context.Context, e *lab.Env) {
 	etcd.Each(e.Seats, func(i int, m *lab.Member) error {
-		if s.Hosts[i].Role == "" || s.Hosts[i].Version == "" {
+		if s.Hosts[i].Role != Voter || s.Hosts[i].Version == "" { // a learner tells none
 			return nil
 		}
 		h, err := etcd.HashAt(ctx, e.Cluster, m, s.Data.Revision)
@@ -162,23 +162,24 @@ func (s *Save) same(ctx context.Context, e *lab.Env, st *State) error {
 // consistent; and as data that can be restored what the best survivor knows.
 func (s *Save) broken(ctx context.Context, e *lab.Env, store Store, st *State) (file string, err error) {
 	e.Note("", "the cluster does not serve: it is saved as it is")
-	err = etcd.Each(e.Seats, func(i int, m *lab.Member) error {
+	failed := make([]error, len(e.Seats))
+	etcd.Each(e.Seats, func(i int, m *lab.Member) error {
 		h := &st.Hosts[i]
 		if h.Problem != "" || h.Holds == "" || h.Running {
 			return nil
 		}
 		out, err := m.Host.Run(ctx, lab.Cmd{Argv: []string{"tar", "-C", m.DataDir, "-czf", "-", "member"}})
 		if err != nil {
-			return fmt.Errorf("data of %s: %w", m.Name, err)
+			failed[i] = err
+			return nil
 		}
 		h.Dir = &File{Path: path.Join(m.DataDir, "member"), Kind: "data", Size: int64(len(out.Stdout)), SHA256: checksum(out.Stdout), content: out.Stdout}
 		return nil
 	})
-	if err != nil {
-		return "", err
-	}
-	for _, h := range st.Hosts {
+	for i, h := range st.Hosts {
 		switch {
+		case failed[i] != nil:
+			st.Missing = append(st.Missing, "directory of "+h.Name+": "+failed[i].Error())
 		case h.Role != "" && h.Problem == "" && h.Holds == "":
 			st.Missing = append(st.Missing, "data of "+h.Name+": there is none")
 		case h.Running && h.Problem == "":

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -41,7 +42,7 @@ type Epoch struct {
 
 // String is one line for people.
 func (e Epoch) String() string {
-	return fmt.Sprintf("epoch %s: cluster %s, token %s, revision %d", e.ID, or(e.Cluster, "unknown"), or(e.Token, "unknown"), e.Revision)
+	return fmt.Sprintf("epoch %s: cluster %s, token %s, revision %d", e.ID, cmp.Or(e.Cluster, "unknown"), cmp.Or(e.Token, "unknown"), e.Revision)
 }
 
 // The roles of a host.
@@ -170,7 +171,7 @@ func (s *State) String() string {
 	if s.Before != "" {
 		line("before", "%s", s.Before)
 	}
-	line("epoch", "%s: cluster %s, token %s", s.Epoch.ID, or(s.Epoch.Cluster, "unknown"), or(s.Epoch.Token, "unknown"))
+	line("epoch", "%s: cluster %s, token %s", s.Epoch.ID, cmp.Or(s.Epoch.Cluster, "unknown"), cmp.Or(s.Epoch.Token, "unknown"))
 	switch {
 	case s.Data == nil:
 		line("data", "none that could be restored")
@@ -200,7 +201,7 @@ func (s *State) String() string {
 
 // String is one line for people.
 func (h Host) String() string {
-	role := or(h.Role, "no member")
+	role := cmp.Or(h.Role, "no member")
 	if h.Member != "" {
 		role += " " + h.Member
 	}
@@ -218,11 +219,4 @@ func (h Host) String() string {
 		role += fmt.Sprintf(", hash %08x", h.Hash)
 	}
 	return h.Name + ": " + role
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }

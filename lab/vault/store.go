@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -46,10 +47,9 @@ type Entry struct {
 const manifestExt = ".json"
 
 func (s Store) manifest(name string) string { return filepath.Join(s.Dir, name+manifestExt) }
-func (s Store) blob(sum string) string      { return filepath.Join(s.Dir, "blobs", sum) }
 
-// Blob is the file of a part, for those who want to damage it.
-func (s Store) Blob(sum string) string { return s.blob(sum) }
+// Blob is the file of a part.
+func (s Store) Blob(sum string) string { return filepath.Join(s.Dir, "blobs", sum) }
 
 // List lists the states of a store, the oldest first. A store that nobody has
 // saved to is empty.
@@ -200,10 +200,10 @@ func (s Store) adopt(file, sum string) error {
 	if err := errors.Join(f.Sync(), f.Close(), os.Chmod(file, 0o400)); err != nil {
 		return err
 	}
-	err = os.Link(file, s.blob(sum))
+	err = os.Link(file, s.Blob(sum))
 	if errors.Is(err, fs.ErrExist) {
 		if s.whole(sum, -1) != nil {
-			return os.Rename(file, s.blob(sum))
+			return os.Rename(file, s.Blob(sum))
 		}
 		err = nil
 	}
@@ -212,7 +212,7 @@ func (s Store) adopt(file, sum string) error {
 
 // whole looks whether a blob has the bytes it is named by; size -1 is any.
 func (s Store) whole(sum string, size int64) error {
-	f, err := os.Open(s.blob(sum))
+	f, err := os.Open(s.Blob(sum))
 	if errors.Is(err, fs.ErrNotExist) {
 		return &lab.Failure{What: "part " + sum, Want: "in the store", Got: "none"}
 	}
@@ -236,7 +236,7 @@ func (s Store) get(sum string) ([]byte, error) {
 	if err := s.whole(sum, -1); err != nil {
 		return nil, err
 	}
-	return os.ReadFile(s.blob(sum))
+	return os.ReadFile(s.Blob(sum))
 }
 
 // add gives a state whose parts are in the store its name.
@@ -328,7 +328,7 @@ func (s Store) sweep() error {
 	}
 	for _, b := range blobs {
 		if sha.MatchString(b.Name()) && !needed[b.Name()] {
-			if err := os.Remove(s.blob(b.Name())); err != nil {
+			if err := os.Remove(s.Blob(b.Name())); err != nil {
 				return err
 			}
 		}
@@ -375,7 +375,7 @@ func (s Store) Sound(e Entry) error {
 	if st.Data == nil {
 		return nil
 	}
-	now, err := snapshot.Inspect("of state "+e.Name, s.blob(st.Data.SHA256))
+	now, err := snapshot.Inspect("of state "+e.Name, s.Blob(st.Data.SHA256))
 	if err != nil {
 		return err
 	}
@@ -407,7 +407,7 @@ func (s Store) agrees(name string, st *State, h *Host) error {
 	}
 	for _, f := range h.Files {
 		if f.Kind != PKI && f.Blob != f.SHA256 {
-			return &lab.Failure{What: "state " + name + ": " + f.Path + " of host " + h.Name, Want: "kept as it was, with SHA-256 " + f.SHA256, Got: or(f.Blob, "nothing")}
+			return &lab.Failure{What: "state " + name + ": " + f.Path + " of host " + h.Name, Want: "kept as it was, with SHA-256 " + f.SHA256, Got: cmp.Or(f.Blob, "nothing")}
 		}
 		if f.Kind != Config {
 			continue
@@ -423,7 +423,7 @@ func (s Store) agrees(name string, st *State, h *Host) error {
 		if got := fmt.Sprint(c.Get("name")); got != h.Name {
 			return &lab.Failure{What: "state " + name + ": configuration of host " + h.Name, Want: "the name " + h.Name, Got: got}
 		}
-		if got, want := fmt.Sprint(c.Get("initial-cluster-token")), or(h.Token, st.Epoch.Token); h.Role != "" && got != want {
+		if got, want := fmt.Sprint(c.Get("initial-cluster-token")), cmp.Or(h.Token, st.Epoch.Token); h.Role != "" && got != want {
 			return &lab.Failure{What: "state " + name + ": token in the configuration of host " + h.Name, Want: want, Got: got + ": it is of another state, and parts do not mix"}
 		}
 	}

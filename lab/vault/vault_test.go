@@ -222,6 +222,24 @@ func TestThereAndBack(t *testing.T) {
 	}
 	second, _ := b.save("second")
 
+	// The plan tells of the difference, and touches nothing.
+	dry := &vault.Restore{State: "first"}
+	if err := dry.Decide(ctx, b.Env); err != nil {
+		t.Fatal(err)
+	}
+	steps, err := dry.Steps(b.Env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plan strings.Builder
+	operation.Plan(&plan, "state-restore", steps)
+	for _, want := range []string{"# + m3 is a voter", "# - m4 is no voter any more", "ssh m2 rm " + b.beside(1, "extra.conf"), "m1:" + b.beside(0, "limits.env"), "ssh m4 rm " + b.Seats[3].Config} {
+		if !strings.Contains(plan.String(), want) {
+			t.Errorf("the plan lacks %q:\n%s", want, plan.String())
+		}
+	}
+	b.has("kept", "2")
+
 	// Back, with the state that is replaced saved by itself.
 	op := &vault.Restore{State: "first"}
 	if err := b.restore(op, operation.Options{Ahead: vault.Ahead("state-restore")}); err != nil {
@@ -463,6 +481,38 @@ func TestStore(t *testing.T) {
 	_, gone, err = (&vault.Prune{Retention: snapshot.Retention{Keep: 1}, Automatic: true}).Do(b.Cluster, false)
 	if err != nil || len(gone) > 0 {
 		t.Errorf("gone: %v %v", gone, err)
+	}
+}
+
+// A learner of the state is one again.
+func TestLearner(t *testing.T) {
+	t.Parallel()
+	b := up(t, 1, 1)
+	ctx := t.Context()
+	m2 := b.Seats[1]
+	if err := etcd.AddMember(ctx, b.Env, m2, m2.PeerURL, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := etcd.JoinMember(ctx, b.Env, m2); err != nil {
+		t.Fatal(err)
+	}
+	b.put("kept", "1")
+	name, st := b.save("")
+	if strings.Join(st.Members(vault.Learner), " ") != "m2" {
+		t.Errorf("state:\n%s", st)
+	}
+	b.put("kept", "2")
+	if err := b.restore(&vault.Restore{State: name}, operation.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, members := b.cluster(); members != "m1 (m2" {
+		t.Errorf("members %s", members)
+	}
+	b.has("kept", "1")
+	if err := b.restore(&vault.Restore{State: name, On: []string{"m9"}}, operation.Options{}); err == nil {
+		t.Error("restored on a host that is not there")
+	} else {
+		b.refused(err, "host m9 of state "+name)
 	}
 }
 
