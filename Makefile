@@ -23,7 +23,7 @@ test-drills: ## every shipped drill, those that show damage too, and 50 killed r
 test-kills: ## operations killed at every record of their journal, then resumed, then rolled back; takes long
 	CGO_ENABLED=1 ETCDRILL_DRILLS=all $(GO) test -timeout 60m -parallel 3 ./cmd/etcdrill -run 'TestKilledOperations|TestKilledUpgrades|TestOperationsSurviveKills'
 
-test-museum: build ## stock etcd binaries with a known bug: found; without it: no false alarm
+test-museum: build ## stock etcd binaries: a known bug found, no false alarm without it; upgrades and downgrades
 	fixtures/museum/test
 
 # The backends' tests: the driver's own, and drills by the command.

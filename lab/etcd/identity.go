@@ -95,6 +95,10 @@ func (p Position) String() string { return fmt.Sprintf("index %d of term %d", p.
 type Log struct {
 	End    Position
 	Voters []uint64 // the ids of who votes, ascending, as far as the member knew it to be committed
+	// Old is the index of the last entry behind the last snapshot that is written
+	// as etcd 3.5 and older did; 0 when there is none. Since 3.7 etcd cannot read
+	// it, and a member that finds it in its log panics when it starts.
+	Old uint64
 }
 
 // ReadLog reads a log from whole files of a WAL, the oldest first. ok is false
@@ -114,6 +118,9 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 					return false, err
 				}
 				log.End = Position{Term: e.GetTerm(), Index: e.GetIndex()}
+				if e.GetType() == raftpb.EntryNormal && proto.Unmarshal(e.Data, &pb.InternalRaftRequest{}) != nil {
+					log.Old = e.GetIndex()
+				}
 				// A later one overrules: raft cuts its log.
 				maps.DeleteFunc(changes, func(at uint64, _ []*raftpb.ConfChangeSingle) bool { return at >= e.GetIndex() })
 				change, err := changeOf(&e)
@@ -160,6 +167,9 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 				delete(members, c.GetNodeId())
 			}
 		}
+	}
+	if log.Old <= base {
+		log.Old = 0
 	}
 	log.Voters = slices.Sorted(maps.Keys(members))
 	return log, members != nil, nil
