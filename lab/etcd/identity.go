@@ -109,6 +109,7 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 	var base, commit uint64
 	var members map[uint64]bool // as of base: votes
 	changes := map[uint64][]*raftpb.ConfChangeSingle{}
+	var old []uint64 // indexes of entries as 3.5 wrote them
 	for _, file := range files {
 		err = errors.Join(err, eachRecord(file, func(r *walpb.Record) (bool, error) {
 			switch r.GetType() {
@@ -118,10 +119,11 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 					return false, err
 				}
 				log.End = Position{Term: e.GetTerm(), Index: e.GetIndex()}
-				if e.GetType() == raftpb.EntryNormal && proto.Unmarshal(e.Data, &pb.InternalRaftRequest{}) != nil {
-					log.Old = e.GetIndex()
-				}
 				// A later one overrules: raft cuts its log.
+				old = slices.DeleteFunc(old, func(at uint64) bool { return at >= e.GetIndex() })
+				if e.GetType() == raftpb.EntryNormal && proto.Unmarshal(e.Data, &pb.InternalRaftRequest{}) != nil {
+					old = append(old, e.GetIndex())
+				}
 				maps.DeleteFunc(changes, func(at uint64, _ []*raftpb.ConfChangeSingle) bool { return at >= e.GetIndex() })
 				change, err := changeOf(&e)
 				if len(change) > 0 {
@@ -168,8 +170,10 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 			}
 		}
 	}
-	if log.Old <= base {
-		log.Old = 0
+	for _, at := range old {
+		if at > base {
+			log.Old = at
+		}
 	}
 	log.Voters = slices.Sorted(maps.Keys(members))
 	return log, members != nil, nil
