@@ -25,7 +25,7 @@ test-drills: ## every shipped drill, those that show damage too, and 50 killed r
 test-kills: ## operations killed at every record of their journal, then resumed, then rolled back; takes long
 	ETCDRILL_DRILLS=all $(GO) test -timeout 60m -parallel 3 ./cmd/etcdrill -run 'TestKilledOperations|TestKilledUpgrades|TestOperationsSurviveKills'
 
-test-museum: build ## stock etcd binaries with a known bug: found; without it: no false alarm
+test-museum: build ## stock etcd binaries: a known bug found, no false alarm without it; upgrades and downgrades
 	fixtures/museum/test
 
 test-browser: ## the report in a real browser, wide and narrow, light and dark, and on paper; needs chromium

@@ -95,6 +95,10 @@ func (p Position) String() string { return fmt.Sprintf("index %d of term %d", p.
 type Log struct {
 	End    Position
 	Voters []uint64 // the ids of who votes, ascending, as far as the member knew it to be committed
+	// Old is the index of the last entry behind the last snapshot that is written
+	// as etcd 3.5 and older did; 0 when there is none. Since 3.7 etcd cannot read
+	// it, and a member that finds it in its log panics when it starts.
+	Old uint64
 }
 
 // ReadLog reads a log from whole files of a WAL, the oldest first. ok is false
@@ -105,6 +109,7 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 	var base, commit uint64
 	var members map[uint64]bool // as of base: votes
 	changes := map[uint64][]*raftpb.ConfChangeSingle{}
+	var old []uint64 // indexes of entries as 3.5 wrote them
 	for _, file := range files {
 		err = errors.Join(err, eachRecord(file, func(r *walpb.Record) (bool, error) {
 			switch r.GetType() {
@@ -115,6 +120,10 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 				}
 				log.End = Position{Term: e.GetTerm(), Index: e.GetIndex()}
 				// A later one overrules: raft cuts its log.
+				old = slices.DeleteFunc(old, func(at uint64) bool { return at >= e.GetIndex() })
+				if e.GetType() == raftpb.EntryNormal && proto.Unmarshal(e.Data, &pb.InternalRaftRequest{}) != nil {
+					old = append(old, e.GetIndex())
+				}
 				maps.DeleteFunc(changes, func(at uint64, _ []*raftpb.ConfChangeSingle) bool { return at >= e.GetIndex() })
 				change, err := changeOf(&e)
 				if len(change) > 0 {
@@ -159,6 +168,11 @@ func ReadLog(files ...[]byte) (log Log, ok bool, err error) {
 			case raftpb.ConfChangeRemoveNode, raftpb.ConfChangeAddLearnerNode:
 				delete(members, c.GetNodeId())
 			}
+		}
+	}
+	for _, at := range old {
+		if at > base {
+			log.Old = at
 		}
 	}
 	log.Voters = slices.Sorted(maps.Keys(members))

@@ -99,6 +99,46 @@ func TestReadLog(t *testing.T) {
 	}
 }
 
+// Entries of 3.5 matter as long as raft has no later snapshot, and when they are
+// not overruled.
+func TestReadOldLog(t *testing.T) {
+	var w journal
+	entry := func(term, index uint64, data []byte) {
+		w.add(wal.EntryType, &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(term), Index: new(index), Data: data})
+	}
+	snapshot := func(index uint64) {
+		w.add(wal.SnapshotType, &walpb.Snapshot{Index: new(index), Term: new(uint64(2)), ConfState: &raftpb.ConfState{Voters: []uint64{1}}})
+	}
+	now, err := proto.Marshal(&pb.InternalRaftRequest{ID: 7, Put: &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := []byte("\x08\x01\x12\x03PUT\x1a\x08/0/ident") // a request of the old interface: id, method, path
+	wants := func(what string, want uint64) {
+		t.Helper()
+		if w.err != nil {
+			t.Fatal(w.err)
+		}
+		if log, ok, err := ReadLog(w.data); err != nil || !ok || log.Old != want {
+			t.Errorf("%s: the last old entry is %d, %v, %v; want %d", what, log.Old, ok, err, want)
+		}
+	}
+	snapshot(0)
+	entry(2, 1, now)
+	entry(2, 2, nil) // a new leader
+	wants("none", 0)
+	entry(2, 3, old)
+	entry(2, 4, now)
+	wants("one", 3)
+	entry(2, 5, old)
+	entry(3, 5, now) // another leader overrules
+	wants("one is overruled", 3)
+	snapshot(4)
+	wants("behind a snapshot", 0)
+	entry(3, 6, old)
+	wants("and one more", 6)
+}
+
 // A cluster that begins knows its voters from the first entries of its log.
 func TestReadYoungLog(t *testing.T) {
 	j := Join{Cluster: map[string]string{"m1": "http://192.0.2.1:2380", "m2": "http://192.0.2.2:2380"}, Token: "t", State: StateNew}

@@ -213,6 +213,7 @@ func (s *Switch) freezeSteps(e *lab.Env) ([]operation.Step, error) {
 	first.Before = all(first.Before, f.knowing(f.unmoved))
 	first.Gate = all(first.Gate, f.knowing(f.unmoved))
 	last.Do = all(last.Do, f.clear)
+	last.Shell = append(last.Shell, "ssh "+f.source.Name+" rm "+f.snapshot())
 	last.Gate = f.phases
 	return steps, nil
 }

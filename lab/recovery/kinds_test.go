@@ -75,6 +75,10 @@ func TestPlans(t *testing.T) {
 		"downgrade": {
 			&Upgrade{Down: true, Decided: UpgradePlan{Was: three, Order: []string{"m2"}, From: "3.7.3", To: "3.6.16", Tools: []Binary{{Name: "etcd"}}}},
 			"bring etcd 3.6.16 to m2, let the data become that of 3.6, stop m2, exchange the binaries of m2, start m2 with etcd 3.6.16, look at the versions, look at the whole cluster, clear up"},
+		"new certificates": {
+			&Rotate{Decided: RotatePlan{Was: three, Order: []string{"m2", "m3", "m1"}, By: "old"}},
+			"keep the certificates of m1, m2, m3, m4, m5, m6 and of the clients, give m1 new certificates, give m2 new certificates, give m3 new certificates, " +
+				"give m4 new certificates, give m5 new certificates, give m6 new certificates, give the clients a new certificate, look at the whole cluster, clear up"},
 		"defragmentation": {
 			&Defrag{Decided: Ordered{Was: three, Order: []string{"m2", "m1"}}},
 			"defragment m2, hand leadership over from m1 to m2, defragment m1, look at the whole cluster"},
@@ -207,6 +211,37 @@ func TestPermitted(t *testing.T) {
 		err := (&Upgrade{Down: c.down}).permitted(c.from, c.to)
 		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
 			t.Errorf("from %s to %s, down %v: %v, want %q", c.from, c.to, c.down, err, c.refused)
+		}
+	}
+}
+
+// Between the first and the last round nobody may refuse anybody: all trust both
+// authorities before the first certificate is exchanged, and all show new ones
+// before the first member trusts the new authority alone.
+func TestRotationOrder(t *testing.T) {
+	op := &Rotate{CA: true, Decided: RotatePlan{Was: standing("", "m1", "m2"), Order: []string{"m2", "m1"}, By: "new"}}
+	steps, err := op.Steps(bare(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	round := 0
+	for i, name := range stepNames(steps) {
+		was := round
+		switch {
+		case strings.Contains(name, "trust both"):
+			round = 1
+		case strings.Contains(name, "new certificate"):
+			round = 2
+		case strings.Contains(name, "alone"):
+			round = 3
+		}
+		if round < was {
+			t.Errorf("step %d, %s, is of round %d and comes after one of round %d", i+1, name, round, was)
+		}
+	}
+	for _, want := range []string{"let the clients trust both authorities", "let m3 trust both authorities", "start m1, for it to trust the new authority alone", "let the clients trust the new authority alone"} {
+		if !strings.Contains(strings.Join(stepNames(steps), ", "), want) {
+			t.Errorf("no step %q in %q", want, stepNames(steps))
 		}
 	}
 }

@@ -134,9 +134,13 @@ func (r *Restore) copying(targets []*lab.Member) []string {
 	if r.From != "" {
 		from = r.From + ":" + r.File
 	}
+	sum := r.Decided.SHA256
+	if sum == "" {
+		sum = "as on " + r.From // it is yet to be taken
+	}
 	var out []string
 	for _, m := range targets {
-		out = append(out, "scp "+from+" "+m.Name+":"+r.upload(m), "ssh "+m.Name+" sha256sum "+r.upload(m)+"  # "+r.Decided.SHA256)
+		out = append(out, "scp "+from+" "+m.Name+":"+r.upload(m), "ssh "+m.Name+" sha256sum "+r.upload(m)+"  # "+sum)
 	}
 	return out
 }

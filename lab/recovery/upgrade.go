@@ -23,8 +23,8 @@ import (
 // Upgrade brings another release of etcd to all members, one after the other,
 // the leader last. Known traps are refused before anything is touched (FE49,
 // FE50): a minor release that is skipped, members of different minors, a 3.5
-// whose membership does not survive 3.6, learners, alarms, members that are
-// down.
+// whose membership does not survive 3.6, a log of 3.6 with entries that only 3.5
+// wrote and 3.7 cannot read, learners, alarms, members that are down.
 //
 // While one member is of the old minor release, the binary of before brings
 // each of the others back. Once none is, the cluster's version rises, and from
@@ -114,6 +114,15 @@ func (u *Upgrade) Decide(ctx context.Context, e *lab.Env) error {
 		out, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sha256sum", path.Join(m.Bin, "etcd")}})
 		if err != nil {
 			return err
+		}
+		if etcd.Minor(d.From) == "3.6" && etcd.Minor(d.To) == "3.7" {
+			log, err := ReadLog(ctx, m)
+			if err != nil {
+				return err
+			}
+			if log.Old > 0 {
+				return &lab.Failure{What: "log of " + m.Name + " behind its last snapshot", Want: "no entry that etcd 3.5 wrote, or 3.7 panics when it starts: raft's next snapshot does away with them, after snapshot-count entries (fewer with a lower one and a rolling restart)", Got: fmt.Sprintf("one at index %d of %d", log.Old, log.End.Index)}
+			}
 		}
 		if sum, _, _ := strings.Cut(string(out.Stdout), " "); sum != d.Tools[0].SHA256 {
 			d.Order = append(d.Order, m.Name)
