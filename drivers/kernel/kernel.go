@@ -151,10 +151,14 @@ func (k *Kernel) reset(ctx context.Context) error {
 	return nil
 }
 
+// patience with the tools of a host for one change: there are a dozen calls, and
+// an emulated host takes seconds for each.
+const patience = time.Minute
+
 // change goes from one set of rules to another. What was begun is finished,
 // whoever still waits for it.
 func (k *Kernel) change(ctx context.Context, to func([]lab.LinkRule) []lab.LinkRule) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	k.mu.Lock()
 	defer k.mu.Unlock()

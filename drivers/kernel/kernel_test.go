@@ -20,9 +20,6 @@ import (
 // inside is set in the environment of a test that has a network to itself.
 const inside = "ETCDRILL_KERNEL_TEST"
 
-// patience with anything that has to happen.
-const patience = 20 * time.Second
-
 // Ports of the lab, and one that is nobody's business.
 const (
 	front = 2379
