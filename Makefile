@@ -3,21 +3,28 @@
 GO      ?= go
 # What runs tests, and which: CI runs the tests that failed once more, and says so.
 GOTEST   ?= $(GO) test
-PACKAGES ?= ./...
+# What makes lab after lab is tried as a whole by test-labs, and by CI.
+LABS      = $(addprefix github.com/etcdrill/etcdrill/,drivers/local lab/action lab/fault lab/recovery lab/vault)
+PACKAGES ?= $(filter-out $(LABS),$(shell $(GO) list ./...))
 LDFLAGS ?= -s -w
 export CGO_ENABLED ?= 0
 # One way to compile all but what the race detector watches: once is enough.
 export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath
 
-.PHONY: build test test-drills test-kills test-museum test-browser test-docker test-ssh test-vm test-s3 bench matrix lint verify generate clean
+.PHONY: build test test-labs test-drills test-kills test-museum test-browser test-docker test-ssh test-vm test-s3 bench matrix lint verify generate clean
 
 build: ## the static binary, bin/etcdrill
 	$(GO) build -ldflags "$(LDFLAGS)" -o bin/etcdrill ./cmd/etcdrill
 
 # The members of the tests' labs run from the binary that users run, not from
 # the test binary, whose race detector would slow etcd down several times.
-test: build ## hermetic: no Docker, no network, no root
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -race -timeout 10m -parallel 4 $(PACKAGES)
+RACE = CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -race -timeout 15m -parallel 4
+test: build ## hermetic and quick: no Docker, no network, no root
+	$(if $(PACKAGES),$(RACE) -short $(LABS))
+	$(RACE) $(PACKAGES)
+
+test-labs: build ## every verb, operation and state on labs of this machine
+	$(RACE) $(LABS)
 
 test-drills: ## every shipped drill, those that show damage too, and 50 killed runs
 	ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 3 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'

@@ -34,6 +34,9 @@ func limit(t *testing.T) context.Context {
 
 func up(t *testing.T, o local.Options, id string, s lab.Spec) (*local.Driver, *lab.Cluster) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts etcd")
+	}
 	d := local.New(o)
 	t.Cleanup(func() {
 		if err := d.Down(context.WithoutCancel(t.Context()), id); err != nil {

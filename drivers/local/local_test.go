@@ -29,4 +29,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func TestDriver(t *testing.T) { drivertest.Run(t, newDriver) }
+func TestDriver(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts etcd")
+	}
+	drivertest.Run(t, newDriver)
+}

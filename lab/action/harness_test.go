@@ -41,6 +41,9 @@ type bench struct {
 // up makes a lab for one test, with short ticks.
 func up(t *testing.T, members, spares int, change func(*lab.Spec)) *bench {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts etcd")
+	}
 	var spec lab.Spec
 	lab.Defaults(&spec)
 	spec.Members, spec.Spares = members, spares

@@ -40,6 +40,9 @@ type bench struct {
 
 func up(t *testing.T, members, spares int) *bench {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts etcd")
+	}
 	var spec lab.Spec
 	lab.Defaults(&spec)
 	spec.Members, spec.Spares = members, spares

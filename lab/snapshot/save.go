@@ -377,7 +377,7 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 	if err != nil {
 		return "", err
 	}
-	f, err := Temp(store.Dir)
+	f, err := store.temp()
 	if err != nil {
 		return "", err
 	}
@@ -409,7 +409,7 @@ func stream(ctx context.Context, c *lab.Cluster, src *lab.Member, store Store, l
 		return "", err
 	}
 	defer data.Close()
-	f, err := Temp(store.Dir)
+	f, err := store.temp()
 	if err != nil {
 		return "", err
 	}

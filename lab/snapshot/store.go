@@ -239,7 +239,7 @@ func (s Store) add(ctx context.Context, temp string, side *Sidecar, how Packing)
 	if err != nil {
 		return "", err
 	}
-	beside, err := Temp(s.Dir)
+	beside, err := s.temp()
 	if err != nil {
 		return "", err
 	}
@@ -274,7 +274,7 @@ func (s Store) pack(file string, how Packing) (string, error) {
 		return "", err
 	}
 	defer in.Close()
-	out, err := Temp(s.Dir)
+	out, err := s.temp()
 	if err != nil {
 		return "", err
 	}
