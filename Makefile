@@ -18,7 +18,7 @@ build: ## the static binary, bin/etcdrill
 
 # The members of the tests' labs run from the binary that users run, not from
 # the test binary, whose race detector would slow etcd down several times.
-RACE = CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -race -timeout 15m -parallel 4
+RACE = CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 ETCDRILL_BINARY=$(CURDIR)/bin/etcdrill $(GOTEST) -race -timeout 15m -p 3 -parallel 4
 test: build ## hermetic and quick: no Docker, no network, no root
 	$(if $(PACKAGES),$(RACE) -short $(LABS))
 	$(RACE) $(PACKAGES)
