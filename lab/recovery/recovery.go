@@ -16,6 +16,7 @@ package recovery
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,18 +76,33 @@ func sized(bytes int64) time.Duration {
 	return time.Minute + time.Duration(bytes/(5<<20))*time.Second
 }
 
-// stop stops processes politely, all at once, and looks that they have ended.
+// stop stops processes politely and looks that they have ended: all at once,
+// but the leader after the others. It hands over before it ends, and to one that
+// ends as well it would try that for six seconds and more.
 func stop(ctx context.Context, e *lab.Env, seats []*lab.Member) error {
-	return etcd.Each(seats, func(_ int, m *lab.Member) error {
-		st, err := m.Proc.State(ctx)
-		if err != nil {
-			return fmt.Errorf("process of %s: %w", m.Name, err)
+	leads := map[string]bool{}
+	if len(seats) > 1 {
+		for _, s := range e.Look(ctx) {
+			leads[s.Name] = s.Up && s.Role == "leader"
 		}
-		if !st.Running {
-			return nil
-		}
-		return etcd.Stop(ctx, e, m)
-	})
+	}
+	var errs []error
+	for _, last := range []bool{false, true} {
+		errs = append(errs, etcd.Each(seats, func(_ int, m *lab.Member) error {
+			if leads[m.Name] != last {
+				return nil
+			}
+			st, err := m.Proc.State(ctx)
+			if err != nil {
+				return fmt.Errorf("process of %s: %w", m.Name, err)
+			}
+			if !st.Running {
+				return nil
+			}
+			return etcd.Stop(ctx, e, m)
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 // start starts processes, all at once: waiting for the first before the second
