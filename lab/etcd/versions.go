@@ -7,6 +7,8 @@ import (
 	"path"
 	"strings"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -39,6 +41,17 @@ func VersionsOf(ctx context.Context, c *lab.Cluster, m *lab.Member) (Versions, e
 		return v, fmt.Errorf("%s: versions: %.200q", m.Name, r.Body)
 	}
 	return v, nil
+}
+
+// Downgrading asks one member whether a downgrade is enabled in its cluster. One
+// of 3.5 and before never says so.
+func Downgrading(ctx context.Context, c *lab.Cluster, m *lab.Member) (enabled bool, err error) {
+	err = call(ctx, c, m, func(ctx context.Context, _ pb.KVClient, mt pb.MaintenanceClient) error {
+		r, err := mt.Status(ctx, &pb.StatusRequest{})
+		enabled = r.GetDowngradeInfo().GetEnabled()
+		return err
+	})
+	return enabled, err
 }
 
 // Release asks the etcd in a directory of a member's host which one it is, such

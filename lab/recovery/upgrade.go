@@ -271,7 +271,12 @@ func (u *Upgrade) Steps(e *lab.Env) ([]operation.Step, error) {
 		Name:  "look at the versions",
 		Shell: []string{"curl URL/version  # of each: etcdcluster and storage " + etcd.Minor(d.To)},
 		Limit: monitored,
-		Gate:  func(ctx context.Context, e *lab.Env) error { return versioned(ctx, e, members, etcd.Minor(d.To)) },
+		Gate: func(ctx context.Context, e *lab.Env) error {
+			if err := versioned(ctx, e, members, etcd.Minor(d.To)); err != nil {
+				return err
+			}
+			return ended(ctx, e, members)
+		},
 	})
 	steps, err := c.done()
 	if err != nil {
@@ -427,6 +432,24 @@ func versioned(ctx context.Context, e *lab.Env, members []*lab.Member, want stri
 		return seen
 	}
 	return err
+}
+
+// ended waits until the cluster has ended a downgrade, which it does by itself
+// some seconds after its last member. Until then it stays at the older version,
+// whatever its members are: an upgrade that began before would never end.
+func ended(ctx context.Context, e *lab.Env, members []*lab.Member) error {
+	return lab.Until(ctx, "the end of the downgrade", func(ctx context.Context) error {
+		for _, m := range members {
+			enabled, err := etcd.Downgrading(ctx, e.Cluster, m)
+			if err != nil {
+				return err
+			}
+			if enabled {
+				return &lab.Failure{What: "downgrade, as " + m.Name + " tells", Want: "ended", Got: "enabled"}
+			}
+		}
+		return nil
+	})
 }
 
 // enable lets etcd write its data in the format of the minor release before, and
