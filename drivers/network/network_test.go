@@ -446,6 +446,9 @@ func TestShaping(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, 0)
 			m1, m2 := r.open(t)
+			for _, conn := range []net.Conn{m1, m2} { // a segment that is lost seven times takes 25 s
+				conn.SetDeadline(time.Now().Add(2 * time.Minute))
+			}
 			r.set(t, "slow", "m1", "m2", c.rule)
 			sent := make([]byte, size)
 			for i := range sent {
