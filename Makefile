@@ -30,8 +30,9 @@ test-labs: build ## every verb, operation and state on labs of this machine
 test-drills: ## every shipped drill, those that show damage too, and 50 killed runs
 	ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 3 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'
 
+KILLED   ?= TestKilledOperations|TestKilledHosts
 test-kills: ## operations killed at every record of their journal, then resumed, then rolled back; takes long
-	ETCDRILL_DRILLS=all $(GO) test -timeout 60m -parallel 3 ./cmd/etcdrill -run 'TestKilledOperations|TestKilledUpgrades|TestOperationsSurviveKills'
+	ETCDRILL_DRILLS=all $(DRILLS) -timeout 60m -parallel 6 -run '$(KILLED)' $(COMMANDS)
 
 test-museum: build ## stock etcd binaries: a known bug found, no false alarm without it; upgrades and downgrades
 	fixtures/museum/test
@@ -83,7 +84,7 @@ bench: build ## the benchmark tables; BENCH=docker,ssh chooses among local, dock
 # As many machines as the largest drill has members and spares.
 matrix: build ## runs the drills on every driver there is, an hour or more, and prints the table; MATRIX="-readme README.md" writes it there
 	-fixtures/node/machines down $(MACHINES)
-	-fixtures/node/machines up $(MACHINES) 7
+	-fixtures/node/machines up $(MACHINES) 8
 	$(GO) run ./cmd/matrix -inventory $(MACHINES)/hosts.yaml $(MATRIX); \
 	code=$$?; fixtures/node/machines down $(MACHINES); exit $$code
 

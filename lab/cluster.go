@@ -28,6 +28,8 @@ type Spec struct {
 	EtcdOf    map[string]string `yaml:"etcd-of" doc:"the same for single members: name to directory"`
 	Flags     map[string]string `yaml:"flags" doc:"further etcd settings, as in its configuration file"`
 	Adopt     *Adopt            `yaml:"adopt" doc:"no new cluster: one that is there already; alone in cluster"`
+
+	Slower int `yaml:"-" json:"slower,omitempty"` // how many times slower its machines are than most, see Drill.Slow; 0 when they are not
 }
 
 // Bytes is a size such as 16MiB; a bare number counts bytes.

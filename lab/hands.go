@@ -42,6 +42,9 @@ const (
 	deadlineCheck = 15 * time.Second // one look of a check
 )
 
+// long is how long something may take on the hosts of the lab.
+func (h *Hands) long(t time.Duration) time.Duration { return h.Cluster.Spec.Long(t) }
+
 // Step performs one step. nil means it went as it should; *Failure is a
 // finding; any other error means that we could not do it or could not tell.
 func (h *Hands) Step(ctx context.Context, s *Step, index string) (err error) {
@@ -145,7 +148,7 @@ func (h *Hands) aim(ctx context.Context, verb any, index string, j *Journal) (an
 	r := h.rand(index)
 	v := reflect.New(reflect.TypeOf(verb).Elem())
 	v.Elem().Set(reflect.ValueOf(verb).Elem())
-	ctx, cancel := context.WithTimeout(ctx, deadlineAim)
+	ctx, cancel := context.WithTimeout(ctx, h.long(deadlineAim))
 	defer cancel()
 	for _, t := range Targets(v.Interface()) {
 		err := Until(ctx, "somebody to be "+t.Role, func(ctx context.Context) error {
@@ -179,7 +182,7 @@ func (h *Hands) do(ctx context.Context, s *Step, index string, j *Journal) error
 		return err
 	}
 	e := h.env(s, s.Verb+"-"+index, j, r)
-	limit := deadlineDo + s.For
+	limit := h.long(deadlineDo) + s.For
 	if s.Within > 0 {
 		limit = s.Within
 	}
@@ -230,7 +233,7 @@ func (h *Hands) check(ctx context.Context, s *Step, index string, j *Journal) er
 			return err
 		}
 		e = h.env(s, s.Verb+"-"+index, j, r)
-		ctx, cancel := context.WithTimeout(ctx, deadlineCheck)
+		ctx, cancel := context.WithTimeout(ctx, h.long(deadlineCheck))
 		defer cancel()
 		return v.(Check).Holds(ctx, e)
 	}
@@ -304,9 +307,9 @@ func (h *Hands) brk(ctx context.Context, s *Step, index string, j *Journal) erro
 	start := time.Now()
 	fault, e := v.(Fault), h.env(s, owner, j, r)
 	e.Before = before
-	err = within(ctx, max(deadlineDo, s.Within), func(ctx context.Context) error { return fault.Inject(ctx, e) })
+	err = within(ctx, max(h.long(deadlineDo), s.Within), func(ctx context.Context) error { return fault.Inject(ctx, e) })
 	if err == nil {
-		limit := deadlineBite
+		limit := h.long(deadlineBite)
 		if s.Within > 0 {
 			limit = s.Within
 		}
@@ -317,15 +320,15 @@ func (h *Hands) brk(ctx context.Context, s *Step, index string, j *Journal) erro
 		}
 	}
 	if err != nil {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), deadlineHeal)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.long(deadlineHeal))
 		defer cancel()
-		return errors.Join(fmt.Errorf("break %s: %w", s.Verb, err), h.settle(clean, debt, j))
+		return errors.Join(fmt.Errorf("break %s: %w", s.Verb, err), h.settle(clean, debt, 0, j))
 	}
 	if s.For > 0 {
 		wait := pause(ctx, s.For)
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), deadlineHeal)
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.long(deadlineHeal))
 		defer cancel()
-		return errors.Join(wait, h.settle(clean, debt, j))
+		return errors.Join(wait, h.settle(clean, debt, 0, j))
 	}
 	return nil
 }
@@ -370,15 +373,17 @@ func (h *Hands) heal(ctx context.Context, s *Step, j *Journal) error {
 	if d == nil {
 		return fmt.Errorf("heal %s: no fault of that name is in place", s.Verb)
 	}
-	limit := 2 * deadlineHeal
+	limit := 2 * h.long(deadlineHeal)
 	if s.Within > 0 {
 		limit = s.Within
 	}
-	return within(ctx, limit, func(ctx context.Context) error { return h.settle(ctx, *d, j) })
+	return within(ctx, limit, func(ctx context.Context) error { return h.settle(ctx, *d, s.Within, j) })
 }
 
-// settle heals one debt, proves it and marks it paid.
-func (h *Hands) settle(ctx context.Context, d Debt, j *Journal) error {
+// settle heals one debt, proves it and marks it paid. Healing and its proof may
+// take limit each, and the usual time when that is longer.
+func (h *Hands) settle(ctx context.Context, d Debt, limit time.Duration, j *Journal) error {
+	limit = max(limit, h.long(deadlineHeal))
 	j = &Journal{core: j.core, step: j.step, fault: d.Name}
 	j.Add(Event{Kind: EventHeal, Verb: d.Verb})
 	start := time.Now()
@@ -393,10 +398,10 @@ func (h *Hands) settle(ctx context.Context, d Debt, j *Journal) error {
 		}
 		e := h.env(&Step{}, d.Owner, j, h.rand(d.Owner))
 		e.Before = d.Before
-		if err := within(ctx, deadlineHeal, func(ctx context.Context) error { return fault.Heal(ctx, e) }); err != nil {
+		if err := within(ctx, limit, func(ctx context.Context) error { return fault.Heal(ctx, e) }); err != nil {
 			return err
 		}
-		p, err := h.proof(ctx, fault, e, Gone, deadlineHeal)
+		p, err := h.proof(ctx, fault, e, Gone, limit)
 		if err != nil {
 			return err
 		}
@@ -419,7 +424,7 @@ func (h *Hands) HealAll(ctx context.Context) error {
 	}
 	var errs []error
 	for _, d := range open {
-		errs = append(errs, h.settle(ctx, d, h.Journal))
+		errs = append(errs, h.settle(ctx, d, 0, h.Journal))
 	}
 	return errors.Join(errs...)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,25 @@ type Host interface {
 	// Dial connects to addr (host:port) as seen from this host, through a
 	// tunnel where that is the only way.
 	Dial(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// Uploader is a Host that has a cheaper way to put a large file of this machine
+// than Put. The contract is that of Put.
+type Uploader interface {
+	Upload(ctx context.Context, path string, mode fs.FileMode, file string) error
+}
+
+// Upload puts a file of this machine on a host, as Put does, piece by piece
+// where the host can.
+func Upload(ctx context.Context, h Host, path string, mode fs.FileMode, file string) error {
+	if u, ok := h.(Uploader); ok {
+		return u.Upload(ctx, path, mode, file)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return h.Put(ctx, path, mode, data)
 }
 
 // Cmd is a command for a Host: an argument vector, never a shell line.

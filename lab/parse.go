@@ -433,12 +433,14 @@ func (p *parse) whom(role string, known map[string]bool) error {
 	return nil
 }
 
-// AnyVariables gives every variable of a drill file some value, for looking
-// at a drill that is not to be run.
+// AnyVariables gives every variable of a drill file that has no default some
+// value, for looking at a drill that is not to be run.
 func AnyVariables(src []byte) map[string]string {
 	vars := map[string]string{}
 	for _, g := range variable.FindAllSubmatch(src, -1) {
-		vars[string(g[1])] = string(g[1])
+		if len(g[2]) == 0 {
+			vars[string(g[1])] = string(g[1])
+		}
 	}
 	return vars
 }

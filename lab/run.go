@@ -51,8 +51,9 @@ const (
 // configuration. The report is computed from those files.
 //
 // When ctx ends the run is over: faults are healed and the lab is taken down
-// all the same, and the report says that it was interrupted. The error is for
-// what kept Run from having a report at all.
+// all the same, and the report says that it was interrupted. The same when the
+// record cannot be written: the report is of what there is of it, and an error.
+// The error is for what kept Run from having a report at all.
 func Run(ctx context.Context, d *Drill, drv Driver, kit Kit, o Options) (*Report, error) {
 	dir := filepath.Join(o.Out, o.ID)
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
@@ -85,13 +86,21 @@ func Run(ctx context.Context, d *Drill, drv Driver, kit Kit, o Options) (*Report
 		end.Text = EndHalted
 	}
 	journal.Add(end)
-	if err := errors.Join(history.Close(), journal.Close()); err != nil {
-		return nil, fmt.Errorf("the record of the run is not whole: %w", err)
-	}
+	broken := errors.Join(history.Close(), journal.Close())
 	link := filepath.Join(o.Out, "latest")
 	os.Remove(link)
 	os.Symlink(o.ID, link) // a convenience; some filesystems have none
-	return kit.Judge(context.WithoutCancel(ctx), dir)
+	report, err := kit.Judge(context.WithoutCancel(ctx), dir)
+	if broken == nil {
+		return report, err
+	}
+	broken = fmt.Errorf("the record of the run is not whole: %w", broken)
+	if err != nil {
+		return nil, errors.Join(broken, err)
+	}
+	// What it has may look good, and what is missing is not known.
+	report.Verdict, report.Reason = Error, broken.Error()
+	return report, nil
 }
 
 type run struct {
@@ -118,10 +127,13 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 	}
 	lasting := context.WithoutCancel(ctx) // for all that must happen however the run ends
 
+	if n := r.drill.Cluster.Slower; n > 0 {
+		r.journal.Add(Event{Kind: EventNote, Text: fmt.Sprintf("for slow machines: all times of the drill are %d times as long, and its load is as much thinner", n)})
+	}
 	r.phase("up")
 	start := time.Now()
 	var c *Cluster
-	err = within(ctx, deadlineUp, func(ctx context.Context) (err error) {
+	err = within(ctx, r.drill.Cluster.Long(deadlineUp), func(ctx context.Context) (err error) {
 		c, err = r.driver.Up(ctx, r.opts.ID, r.drill.Cluster)
 		return err
 	})
@@ -166,7 +178,7 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 	defer hands.Held.Close()
 
 	r.phase("steady")
-	if err := r.state(ctx, c, "start", End{Voters: c.Spec.Members}, deadlineSteady); err != nil {
+	if err := r.state(ctx, c, "start", End{Voters: c.Spec.Members}, r.drill.Cluster.Long(deadlineSteady)); err != nil {
 		// A lab that is not well before anything was done to it says nothing
 		// about etcd's behaviour under faults.
 		return Error, fmt.Errorf("the cluster is not steady before the drill: %w", err)
@@ -192,7 +204,7 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 	}
 
 	r.phase("heal")
-	healed := within(lasting, deadlineSettle, hands.HealAll)
+	healed := within(lasting, r.drill.Cluster.Long(deadlineSettle), hands.HealAll)
 	r.phase("end")
 	quiet := r.quiet(lasting, hands)
 	hands.Held.Close()
@@ -201,7 +213,7 @@ func (r *run) perform(ctx context.Context) (verdict Verdict, err error) {
 		if end.Voters == 0 {
 			end.Voters = c.Spec.Members
 		}
-		err = r.state(ctx, c, "end", end, deadlineSteady)
+		err = r.state(ctx, c, "end", end, r.drill.Cluster.Long(deadlineSteady))
 	}
 	if ctx.Err() != nil && err == nil {
 		err = ctx.Err()
@@ -223,7 +235,7 @@ func (r *run) quiet(ctx context.Context, h *Hands) error {
 	if h.Load == nil {
 		return nil
 	}
-	if err := within(ctx, deadlineQuiet, h.Load.Stop); err != nil {
+	if err := within(ctx, r.drill.Cluster.Long(deadlineQuiet), h.Load.Stop); err != nil {
 		return fmt.Errorf("the load could not read everything back: %w", err)
 	}
 	return nil
@@ -273,7 +285,7 @@ func (r *run) collect(ctx context.Context, c *Cluster) {
 // the same is journaled: it does not change what the drill has shown.
 func (r *run) down(ctx context.Context, verdict Verdict) {
 	r.phase("down")
-	ctx, cancel := context.WithTimeout(ctx, deadlineDown)
+	ctx, cancel := context.WithTimeout(ctx, r.drill.Cluster.Long(deadlineDown))
 	defer cancel()
 	if r.opts.Keep == KeepAlways || r.opts.Keep == KeepOnFailure && verdict != Pass {
 		err := r.driver.Keep(ctx, r.opts.ID)

@@ -19,6 +19,7 @@ import (
 	"github.com/etcdrill/etcdrill/lab/operation"
 	"github.com/etcdrill/etcdrill/lab/recovery"
 	"github.com/etcdrill/etcdrill/lab/snapshot"
+	"github.com/etcdrill/etcdrill/lab/vault"
 )
 
 // store is a lab with data in it, of which snapshots are taken.
@@ -104,8 +105,8 @@ func (b *bench) snapshot(ctx context.Context) error { return b.saveAndRestore(ct
 // largeSnapshot does it with 1.5 GB.
 func (b *bench) largeSnapshot(ctx context.Context) error { return b.saveAndRestore(ctx, 1_000_000) }
 
-// saveAndRestore measures a save with its verification against etcdctl's, and
-// the restore on three members side by side against one by etcdutl, in turn; and
+// saveAndRestore measures a save with its verification against etcdctl's, that of
+// a state against one of every member in a row, and the restore on three members side by side against one by etcdutl, in turn; and
 // from the loss of everything to the first write.
 func (b *bench) saveAndRestore(ctx context.Context, keys int) error {
 	s, down, err := b.filled(ctx, fmt.Sprintf("bench-snapshot-%d", keys), keys, 1024)
@@ -115,7 +116,7 @@ func (b *bench) saveAndRestore(ctx context.Context, keys int) error {
 	defer down()
 	m := s.Seats[0]
 	dir := filepath.Join(b.dir, "snapshots")
-	var saved, bySave, restored, byRestore, first []float64
+	var saved, bySave, states, bySaves, restored, byRestore, first []float64
 	for i := range max(3, b.n/2) {
 		took, err := s.save(ctx, dir, m.Name)
 		if err != nil {
@@ -123,16 +124,29 @@ func (b *bench) saveAndRestore(ctx context.Context, keys int) error {
 		}
 		saved = append(saved, took)
 		plain := path.Join(m.Host.Dir(), "bench.db")
-		start := time.Now()
-		if _, err := etcd.Tool(ctx, s.Env, m, "etcdctl", "snapshot", "save", plain, "--command-timeout=10m"); err != nil {
+		begun := time.Now()
+		for i, m := range s.Seats {
+			if _, err := etcd.Tool(ctx, s.Env, m, "etcdctl", "snapshot", "save", path.Join(m.Host.Dir(), "bench.db"), "--command-timeout=10m"); err != nil {
+				return err
+			}
+			if i == 0 {
+				bySave = append(bySave, since(begun))
+			}
+		}
+		bySaves = append(bySaves, since(begun))
+		begun = time.Now()
+		if _, _, err := (&vault.Save{Store: filepath.Join(b.dir, "states"), NoTrial: true}).Do(ctx, s.Env); err != nil {
 			return err
 		}
-		bySave = append(bySave, since(start))
+		states = append(states, since(begun))
+		if err := os.RemoveAll(filepath.Join(b.dir, "states")); err != nil {
+			return err
+		}
 		if i > 2 {
 			continue // a restore costs more than it tells
 		}
 		target := path.Join(m.Host.Dir(), "bench-restored")
-		start = time.Now()
+		start := time.Now()
 		if _, err := etcd.Tool(ctx, s.Env, m, "etcdutl", "snapshot", "restore", plain, "--data-dir="+target, "--bump-revision=1000000000", "--mark-compacted"); err != nil {
 			return err
 		}
@@ -157,6 +171,7 @@ func (b *bench) saveAndRestore(ctx context.Context, keys int) error {
 	}
 	what := fmt.Sprintf("%d keys of 1 KiB, %d MB", keys, info.Size()/1e6)
 	row("snapshot saved and verified, "+what+" (etcdctl's)", saved, bySave, "s")
+	row("  state of three members saved (etcdctl's of each, in a row)", states, bySaves, "s")
 	row("  restored on three members side by side (one, by etcdutl)", restored, byRestore, "s")
 	row("  everything lost to first write", first, nil, "s")
 	return nil

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -10,9 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcdrill/etcdrill/drivers"
 	"github.com/etcdrill/etcdrill/lab"
@@ -21,250 +24,409 @@ import (
 	"github.com/etcdrill/etcdrill/lab/verbs"
 )
 
-// Operations that change the membership are killed with SIGKILL after each
-// record of their journal, by ETCDRILL_DIE_AFTER, and then gone on with, and in
-// a second pass gone back on, by another process. Each time the members are
-// those of the end, or of the beginning, with all the data, as one cluster, and
-// what left does not run. It takes minutes, so it runs with the shipped drills
-// only.
-func TestKilledOperations(t *testing.T) {
-	if os.Getenv("ETCDRILL_DRILLS") != "all" {
-		t.Skip("set ETCDRILL_DRILLS=all to kill operations at every record")
-	}
-	for name, c := range map[string]struct {
-		here, there []string
-		args        func(here, there []string) []string
-		anew        bool // it becomes another cluster
-	}{
-		"replace": {[]string{"m1", "m2", "m3"}, []string{"m4", "m2", "m3"}, func(here, there []string) []string {
-			return []string{"member", "replace", "--member", here[0], "--with", there[0]}
-		}, false},
-		"switch": {[]string{"m1", "m2", "m3"}, []string{"m4", "m5", "m6"}, func(_, there []string) []string {
-			return []string{"switch", "--to", strings.Join(there, ",")}
-		}, false},
-		"switch by snapshot": {[]string{"m1", "m2"}, []string{"m3", "m4"}, func(_, there []string) []string {
-			return []string{"switch", "--method", "snapshot", "--to", strings.Join(there, ",")}
-		}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			here, there := c.here, c.there
-			b := raise(t, len(here), len(here))
-			for n := 1; ; n++ {
-				args := c.args(here, there)
-				for _, way := range []string{"rollback", "resume"} {
-					b.killed(t, n, args...)
-					out, code := b.command(t, nil, way)
-					if c.anew && way == "rollback" && strings.Contains(out, "cannot go back behind step") {
-						way = "resume" // the new cluster serves: there is only the way forward
-						out, code = b.command(t, nil, way)
-					}
-					over := code == exitFail && strings.Contains(out, "an unfinished operation, got none") // the last record was its end
-					if code != exitPass && !over {
-						t.Fatalf("killed after %d records: %s: exit %d\n%s", n, way, code, out)
-					}
-					if over || way == "resume" {
-						here, there = there, here
-						if args = c.args(here, there); c.anew {
-							b.becomes(t, here)
-						}
-					}
-					b.stands(t, fmt.Sprintf("killed after %d records, %s (exit %d: %s)", n, way, code, out), here)
-					t.Logf("killed after %d records, %s: %q are the members, with all the data", n, way, here)
-					if over {
-						t.Logf("%d records", n)
-						return
-					}
-				}
-			}
-		})
-	}
+// killable is an operation that is killed.
+type killable struct {
+	members, spares int
+	to              []string                  // who the members are afterwards; absent: who they were
+	prepare         func(b *raised)           // before the first time
+	args            func(b *raised) []string  // the command
+	anew            bool                      // it makes another cluster
+	loses           bool                      // with the data of the time of prepare
+	also            func(b *raised, w string) // what has to hold each time
 }
 
-// An upgrade is killed after each record of its journal, too. There are two
-// builds of one release, told apart by their last bytes.
-func TestKilledUpgrades(t *testing.T) {
+// The operations that write down what they do.
+var killables = map[string]killable{
+	"replace": {members: 3, spares: 1, to: []string{"m4", "m2", "m3"}, args: func(b *raised) []string {
+		return []string{"member", "replace", "--member", b.here[0], "--with", b.there[0]}
+	}},
+	"switch": {members: 3, spares: 3, to: []string{"m4", "m5", "m6"}, args: func(b *raised) []string {
+		return []string{"switch", "--no-state", "--to", strings.Join(b.there, ",")}
+	}},
+	"switch by snapshot": {members: 2, spares: 2, to: []string{"m3", "m4"}, anew: true, args: func(b *raised) []string {
+		return []string{"switch", "--no-state", "--method", "snapshot", "--to", strings.Join(b.there, ",")}
+	}},
+	"restore": {members: 3, anew: true, loses: true,
+		prepare: func(b *raised) { b.must("do", "snapshot", "--member", "m1", "--file", "saved/first.db") },
+		args: func(*raised) []string {
+			return []string{"restore", "--from", "m1", "--file", "saved/first.db", "--anyway", "--no-state"}
+		}},
+	"state restore": {members: 3, anew: true, loses: true,
+		prepare: func(b *raised) { b.must("state", "save", "--label", "first", "--no-trial") },
+		args:    func(*raised) []string { return []string{"state", "restore", "first", "--no-state"} }},
+	"upgrade": {members: 3, prepare: twoBuilds, also: oneBuild, args: func(b *raised) []string {
+		return []string{"upgrade", "--to-dir", b.builds[1]}
+	}},
+}
+
+// An operation is killed with SIGKILL after each record of its journal, by
+// ETCDRILL_DIE_AFTER, and then gone on with, and in a second pass gone back on,
+// by another process, which is killed as well every third time. Each time the
+// members are those of the end, or of the beginning, with all the data that was
+// promised, as one cluster, and nothing is left of what was begun.
+func TestKilledOperations(t *testing.T) {
+	kills(t, func(t *testing.T, b *raised) {
+		for n := 1; !b.over; n++ {
+			b.kill(n, "rollback")
+			b.kill(n, "resume")
+		}
+	})
+}
+
+// A host dies together with who works on it, after each record; so it is missing
+// when the operation is gone on with, and comes back later.
+func TestKilledHosts(t *testing.T) {
+	kills(t, func(t *testing.T, b *raised) {
+		for n := 1; !b.over; n++ {
+			b.killWithHost(n)
+		}
+	})
+}
+
+func kills(t *testing.T, test func(t *testing.T, b *raised)) {
 	if os.Getenv("ETCDRILL_DRILLS") != "all" {
-		t.Skip("set ETCDRILL_DRILLS=all to kill operations at every record")
+		t.Skip("make test-kills runs it; it takes minutes")
 	}
-	b := raise(t, 3, 0)
-	members := []string{"m1", "m2", "m3"}
-	data, err := os.ReadFile(filepath.Join(b.cluster.Seats[0].Bin, "etcd"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	here, there := filepath.Join(b.dir, "here"), filepath.Join(b.dir, "there")
-	for dir, build := range map[string][]byte{here: data, there: append(slices.Clone(data), "another build"...)} {
-		for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
-			if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, tool), build, 0o700)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for n := 1; ; n++ {
-		for _, way := range []string{"rollback", "resume"} {
-			b.killed(t, n, "upgrade", "--to-dir", there)
-			out, code := b.command(t, nil, way)
-			over := code == exitFail && strings.Contains(out, "an unfinished operation, got none")
-			if code != exitPass && !over {
-				t.Fatalf("killed after %d records: %s: exit %d\n%s", n, way, code, out)
-			}
-			if over || way == "resume" {
-				here, there = there, here
-			}
-			when := fmt.Sprintf("killed after %d records, %s", n, way)
-			b.stands(t, when, members)
-			want, err := os.Stat(filepath.Join(here, "etcd"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range b.cluster.Seats {
-				files, err := os.ReadDir(m.Bin)
-				if err != nil {
-					t.Fatal(err)
-				}
-				is, err := os.Stat(filepath.Join(m.Bin, "etcd"))
-				if err != nil || is.Size() != want.Size() || len(files) != 3 {
-					t.Errorf("%s: %s has %d files, etcd %v, %v; want 3, and etcd of %d bytes", when, m.Name, len(files), is, err, want.Size())
-				}
-			}
-			if over {
-				t.Logf("%d records", n)
-				return
-			}
-		}
+	for name, op := range killables {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := raise(t, op)
+			test(t, b)
+			b.leaves()
+		})
 	}
 }
 
 // raised is a lab that stays, for tests that call commands on it.
 type raised struct {
-	dir     string
+	killable
+	*backend
+	t       *testing.T
+	home    string
 	cluster *lab.Cluster
 	kit     lab.Kit
-	id      string // of the cluster
-	keys    string // what it holds
+
+	here, there []string  // who the members are, and are to be
+	builds      [2]string // directories: of what runs, and of what is to run
+	id          string    // of the cluster
+	saved, now  string    // what it held at the time of prepare, and holds now
+	over        bool      // the last record that could be survived was the last one
 }
 
 // raise brings up a lab with some data, without five seconds between changes.
-func raise(t *testing.T, members, spares int) *raised {
+func raise(t *testing.T, op killable) *raised {
 	t.Helper()
-	b := &raised{dir: t.TempDir(), kit: verbs.Kit()}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(exe, filepath.Join(b.dir, "etcdrill")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.command(t, nil, "down", "--all") })
-	for _, args := range [][]string{
-		{"up", "killed", "--members", fmt.Sprint(members), "--spares", fmt.Sprint(spares), "--heartbeat", "50ms", "--election", "500ms", "--flags", "strict-reconfig-check=false"},
-		{"do", "seed", "--count", "500", "--size", "1KiB"},
-	} {
-		if out, code := b.command(t, nil, args...); code != exitPass {
-			t.Fatalf("%q: exit %d\n%s", args, code, out)
-		}
-	}
-	drv, err := drivers.New("local", drivers.Options{Binary: exe, Root: filepath.Join(b.dir, "home")})
+	b := &raised{killable: op, backend: here(t), t: t, kit: verbs.Kit()}
+	b.home = filepath.Join(b.dir, "home")
+	t.Cleanup(func() { b.command(nil, "down", "--all") })
+	b.must("up", "killed", "--members", fmt.Sprint(op.members), "--spares", fmt.Sprint(op.spares),
+		"--heartbeat", "50ms", "--election", "500ms", "--flags", "strict-reconfig-check=false")
+	b.must("do", "seed", "--count", "300", "--size", "1KiB")
+	drv, err := drivers.New("local", drivers.Options{Binary: b.binary, Root: b.home})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if b.cluster, err = drv.Open(t.Context(), "killed"); err != nil {
 		t.Fatal(err)
 	}
-	b.id, b.keys = b.look(t, b.cluster.Seats[:members])
+	for _, m := range b.cluster.Seats[:op.members] {
+		b.here = append(b.here, m.Name)
+	}
+	if b.there = op.to; op.to == nil {
+		b.there = b.here
+	}
+	if op.prepare != nil {
+		op.prepare(b)
+	}
+	b.id, b.saved = b.look()
+	b.now = b.saved
 	return b
 }
 
 // command runs etcdrill and returns what it said and its exit code, -1 when it
 // was killed.
-func (b *raised) command(t *testing.T, env []string, args ...string) (said string, code int) {
-	t.Helper()
-	cmd := exec.Command(filepath.Join(b.dir, "etcdrill"), args...)
-	cmd.Dir, cmd.Env = b.dir, append(append(os.Environ(), "ETCDRILL_HOME="+filepath.Join(b.dir, "home")), env...)
+func (b *raised) command(env []string, args ...string) (said string, code int) {
+	b.t.Helper()
+	cmd := b.backend.command(args...)
+	cmd.Env = append(cmd.Env, env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// killed runs an operation that kills itself after n records.
-func (b *raised) killed(t *testing.T, n int, args ...string) {
-	t.Helper()
-	cmd := exec.Command(filepath.Join(b.dir, "etcdrill"), args...)
-	cmd.Dir, cmd.Env = b.dir, append(os.Environ(), "ETCDRILL_HOME="+filepath.Join(b.dir, "home"), fmt.Sprint("ETCDRILL_DIE_AFTER=", n))
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("%q was to die after %d records: %v\n%s", args, n, err, out)
-	}
-	if open, err := operation.Unfinished(b.cluster); err != nil || open != nil && open.Back {
-		t.Fatalf("%q was to die going forward: %v, %v: %s\n%s", args, err, open, open.Reason, out)
+// must is command for what has to succeed.
+func (b *raised) must(args ...string) {
+	b.t.Helper()
+	if out, code := b.command(nil, args...); code != exitPass {
+		b.t.Fatalf("%q: exit %d\n%s", args, code, out)
 	}
 }
 
-// look reads the cluster's id, and what it holds, through all given members.
-func (b *raised) look(t *testing.T, seats []*lab.Member) (id, keys string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+// dying has a command kill itself when its operation's journal has n records.
+func dying(n int) []string { return []string{fmt.Sprint("ETCDRILL_DIE_AFTER=", n)} }
+
+// begin runs the operation until it has written n records.
+func (b *raised) begin(n int) {
+	b.t.Helper()
+	if b.loses {
+		b.must("do", "put", "--key", "later", "--value", fmt.Sprint("written before the one killed after ", n))
+		_, b.now = b.look()
+	}
+	args := b.args(b)
+	out, code := b.command(dying(n), args...)
+	if code != -1 {
+		b.t.Fatalf("%q was to die after %d records: exit %d\n%s", args, n, code, out)
+	}
+	if open, err := operation.Unfinished(b.cluster); err != nil || open != nil && open.Back {
+		b.t.Fatalf("%q was to die going forward: %v, %v: %s\n%s", args, err, open, open.Reason, out)
+	}
+}
+
+// last is the operation as its journal tells.
+func (b *raised) last() operation.State {
+	b.t.Helper()
+	all, err := operation.List(b.cluster)
+	if err != nil || len(all) == 0 {
+		b.t.Fatalf("operations: %d, %v", len(all), err)
+	}
+	return all[len(all)-1]
+}
+
+// kill kills the operation after n records, and ends it one way or the other.
+func (b *raised) kill(n int, way string) {
+	b.t.Helper()
+	if b.over {
+		return
+	}
+	b.begin(n)
+	if b.over = b.last().Over; !b.over {
+		if n%3 == 0 { // whoever takes it up is killed, too
+			b.command(dying(n+2), way)
+		}
+		out, code := b.command(nil, way)
+		if code != exitPass && strings.Contains(out, "cannot go back behind step") {
+			out, code = b.command(nil, "resume") // the new cluster serves: there is only the way forward
+		}
+		if code != exitPass && !b.last().Over {
+			b.t.Fatalf("killed after %d records: %s: exit %d\n%s", n, way, code, out)
+		}
+	}
+	b.stands(fmt.Sprintf("killed after %d records, then %s", n, way))
+}
+
+// killWithHost kills the operation after n records, and all that runs on a host,
+// each time another one. Who goes on with it has to say what is wrong, or to go
+// on without; when the host is back it ends.
+func (b *raised) killWithHost(n int) {
+	b.t.Helper()
+	b.begin(n)
+	if b.over = b.last().Over; b.over {
+		b.stands(fmt.Sprintf("killed after %d records", n))
+		return
+	}
+	var running []*lab.Member
+	for _, m := range b.cluster.Seats {
+		if b.runs(m) {
+			running = append(running, m)
+		}
+	}
+	when := fmt.Sprintf("killed after %d records, when no host ran anything", n)
+	var dead *lab.Member
+	if len(running) > 0 {
+		dead = running[n%len(running)]
+		if err := dead.Proc.Signal(b.t.Context(), "KILL"); err != nil {
+			b.t.Fatal(err)
+		}
+		when = fmt.Sprintf("killed after %d records, with %s", n, dead.Name)
+	}
+	said, code := b.command(nil, "resume")
+	when += fmt.Sprintf(", then resume: exit %d", code)
+	if code != exitPass && code != exitFail {
+		b.t.Fatalf("%s\n%s", when, said)
+	}
+	back := func() {
+		// What starts with the host is what has a configuration.
+		if dead != nil && !b.runs(dead) {
+			if _, err := etcd.ReadSettings(b.t.Context(), dead); err == nil {
+				b.must("do", "start", "--member", dead.Name)
+			}
+		}
+	}
+	if state := b.last(); !state.Over || !state.Back {
+		if !state.Over {
+			back()
+		}
+		for try := 0; !b.last().Over; try++ {
+			if said, code = b.command(nil, "resume"); try > 2 {
+				b.t.Fatalf("%s; the host is back, and resume: exit %d\n%s", when, code, said)
+			}
+		}
+	}
+	if dead != nil && slices.Contains(b.members(b.last()), dead.Name) {
+		back()
+	}
+	b.stands(when)
+}
+
+// members are who they are after the operation.
+func (b *raised) members(s operation.State) []string {
+	if s.Back {
+		return b.here
+	}
+	return b.there
+}
+
+func (b *raised) runs(m *lab.Member) bool {
+	b.t.Helper()
+	st, err := m.Proc.State(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return st.Running
+}
+
+// look waits until the members are one whole cluster with equal data, and reads
+// its id, and what it holds.
+func (b *raised) look() (id, keys string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
 	defer cancel()
+	var seats []*lab.Member
+	for _, name := range b.here {
+		m, err := b.cluster.Member(name)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		seats = append(seats, m)
+	}
 	if err := b.kit.Final(ctx, b.cluster, lab.End{Voters: len(seats)}); err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	l, err := etcd.Members(ctx, b.cluster, false, seats...)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	hashes, err := etcd.Hashes(ctx, b.cluster, seats...)
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	if !etcd.Equal(hashes) {
-		t.Fatal(etcd.Describe(hashes))
+		b.t.Fatal(etcd.Describe(hashes))
 	}
-	return etcd.HexID(l.Cluster), etcd.Describe(hashes[:1])[len(seats[0].Name):]
+	cli, err := etcd.Client(b.cluster, seats...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer cli.Close()
+	r, err := cli.Get(ctx, "", clientv3.WithPrefix())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	sum := sha256.New()
+	for _, kv := range r.Kvs {
+		fmt.Fprintf(sum, "%q %q %d %d %d %d\n", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version, kv.Lease)
+	}
+	return etcd.HexID(l.Cluster), fmt.Sprintf("%d keys, %s", len(r.Kvs), hex.EncodeToString(sum.Sum(nil)))
 }
 
-// becomes wants another cluster on these members than there was; what it holds
-// is for stands.
-func (b *raised) becomes(t *testing.T, members []string) {
-	t.Helper()
-	var in []*lab.Member
-	for _, name := range members {
-		m, err := b.cluster.Member(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		in = append(in, m)
+// stands wants what the operation promises for the way it took: these members
+// and no other, their data, one cluster, and no process elsewhere.
+func (b *raised) stands(when string) {
+	b.t.Helper()
+	state := b.last()
+	if !state.Over {
+		b.t.Fatalf("%s: %s", when, state)
 	}
-	id, _ := b.look(t, in)
-	if id == b.id {
-		t.Errorf("it is still cluster %s", id)
+	when += ": " + state.Where()
+	if !state.Back {
+		b.here, b.there = b.there, b.here
+		b.builds[0], b.builds[1] = b.builds[1], b.builds[0]
+		b.now = b.saved
 	}
-	b.id = id
-}
-
-// stands wants these members and no other, the cluster and the data of the
-// beginning, and no process elsewhere.
-func (b *raised) stands(t *testing.T, when string, want []string) {
-	t.Helper()
-	var in []*lab.Member
 	for _, m := range b.cluster.Seats {
-		st, err := m.Proc.State(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if slices.Contains(want, m.Name) {
-			in = append(in, m)
-		} else if st.Running {
-			t.Errorf("%s: %s runs, and is no member", when, m.Name)
+		if !slices.Contains(b.here, m.Name) && b.runs(m) {
+			b.t.Errorf("%s: %s runs, and is no member", when, m.Name)
 		}
 	}
-	if id, keys := b.look(t, in); id != b.id || keys != b.keys {
-		t.Errorf("%s: cluster %s with %s, want %s with %s", when, id, keys, b.id, b.keys)
+	id, keys := b.look()
+	if anew := b.anew && !state.Back; (id != b.id) != anew {
+		b.t.Errorf("%s: cluster %s became %s, another one: want %v", when, b.id, id, anew)
+	}
+	if keys != b.now {
+		b.t.Errorf("%s: %s, want %s", when, keys, b.now)
+	}
+	b.id, b.now = id, keys
+	if b.also != nil {
+		b.also(b, when)
+	}
+	if left := b.find("restore-*"); slices.ContainsFunc(left, func(f string) bool { return filepath.Ext(f) != ".ndjson" }) {
+		b.t.Errorf("%s: left %q", when, left)
+	}
+	b.t.Logf("%s: %q are the members, with all the data", when, b.here)
+}
+
+// leaves wants nothing left on the hosts after the end.
+func (b *raised) leaves() {
+	b.must("operations", "--discard")
+	if left := b.find("before-*"); len(left) > 0 {
+		b.t.Errorf("left after all was discarded: %q", left)
+	}
+	b.must("gc")
+	b.must("down", "killed")
+	if left := labelled(b.t, b.home); len(left) > 0 {
+		b.t.Errorf("processes left: %q", left)
+	}
+}
+
+// find lists the files and directories of a name on all hosts.
+func (b *raised) find(name string) []string {
+	var out []string
+	filepath.WalkDir(b.home, func(path string, d os.DirEntry, err error) error {
+		if err == nil {
+			if ok, _ := filepath.Match(name, d.Name()); ok {
+				out = append(out, path)
+			}
+		}
+		return nil
+	})
+	return out
+}
+
+// twoBuilds makes two builds of one release, told apart by their last bytes.
+func twoBuilds(b *raised) {
+	data, err := os.ReadFile(filepath.Join(b.cluster.Seats[0].Bin, "etcd"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for i, build := range [][]byte{data, append(slices.Clone(data), "another build"...)} {
+		b.builds[i] = filepath.Join(b.dir, fmt.Sprint("build-", i))
+		for _, tool := range []string{"etcd", "etcdctl", "etcdutl"} {
+			if err := errors.Join(os.MkdirAll(b.builds[i], 0o700), os.WriteFile(filepath.Join(b.builds[i], tool), build, 0o700)); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// oneBuild wants the same build on all hosts, and no file of the other.
+func oneBuild(b *raised, when string) {
+	want, err := os.Stat(filepath.Join(b.builds[0], "etcd"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, m := range b.cluster.Seats {
+		files, err := os.ReadDir(m.Bin)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		is, err := os.Stat(filepath.Join(m.Bin, "etcd"))
+		if err != nil || is.Size() != want.Size() || len(files) != 3 {
+			b.t.Errorf("%s: %s has %d files, etcd %v, %v; want 3, and etcd of %d bytes", when, m.Name, len(files), is, err, want.Size())
+		}
 	}
 }

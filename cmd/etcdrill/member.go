@@ -16,6 +16,7 @@ func (a *app) member() *cobra.Command {
 		a.operate("restart", "rolling-restart", &recovery.RollingRestart{}),
 		a.operate("defrag", "defrag-all", &recovery.Defrag{}),
 		a.operate("free-space", "free-space", &recovery.FreeSpace{}),
+		a.operate("repair", "repair", &recovery.Repair{}),
 	)
 	return cmd
 }

@@ -67,7 +67,7 @@ func (a *app) operate(use, name string, op interface {
 }
 
 // operating are the options of an operation that a command performs. ETCDRILL_DIE_AFTER is for
-// tests: see TestOperationsSurviveKills.
+// tests: see TestKilledOperations.
 func (a *app) operating(breakQuorum bool, ahead func(context.Context, *lab.Env) error) operation.Options {
 	o := operation.Options{BreakQuorum: breakQuorum, Ahead: ahead}
 	if n, err := strconv.Atoi(os.Getenv("ETCDRILL_DIE_AFTER")); err == nil {

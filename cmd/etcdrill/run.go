@@ -28,6 +28,7 @@ func (a *app) run() *cobra.Command {
 		etcdDir  string
 		parallel int
 		times    int
+		slow     int
 		quiet    bool
 		failFast bool
 	)
@@ -65,6 +66,11 @@ func (a *app) run() *cobra.Command {
 					d.Cluster.Etcd = etcdDir
 				}
 			}
+			for _, d := range ds {
+				if err := d.Slow(slow); err != nil {
+					return usage("--%s", err)
+				}
+			}
 			drv, err := a.openNew()
 			if err != nil {
 				return err
@@ -92,6 +98,7 @@ func (a *app) run() *cobra.Command {
 	f.StringVar(&etcdDir, "etcd-dir", "", "directory with etcd, etcdctl and etcdutl to run instead of the embedded ones")
 	f.IntVar(&parallel, "parallel", 1, "how many drills at the same time, each in a lab of its own")
 	f.IntVar(&times, "times", 1, "how often")
+	f.IntVar(&slow, "slow", 1, "how many times slower than usual the machines are: makes all times of the drill as much longer, and its load thinner")
 	f.BoolVarP(&quiet, "quiet", "q", false, "no story, only the result")
 	f.BoolVar(&failFast, "fail-fast", false, "start no further drill after one that did not pass")
 	return cmd
@@ -122,7 +129,7 @@ type batch struct {
 
 	mu      sync.Mutex
 	reports []*lab.Report
-	failed  error // what kept a run from having a report
+	failed  error // what kept a run from having a report, or its report from being written
 }
 
 func (b *batch) run(ctx context.Context, work []job, parallel int) error {
@@ -191,6 +198,8 @@ func (b *batch) one(ctx context.Context, j job) {
 	defer b.mu.Unlock()
 	if err != nil {
 		b.failed = fmt.Errorf("%s: %w", j.drill.Name, err)
+	}
+	if r == nil {
 		return
 	}
 	b.reports = append(b.reports, r)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
 
+	"github.com/etcdrill/etcdrill/drivers/linux"
 	"github.com/etcdrill/etcdrill/lab"
 )
 
@@ -243,7 +245,7 @@ func (h *Host) put(ctx context.Context, path string, mode fs.FileMode, from io.R
 	return resp.Body.Close()
 }
 
-// Upload puts a file of this machine, whole or not at all, see linux.Uploader.
+// Upload puts a file of this machine, whole or not at all, see lab.Uploader.
 // The etcdrill binary is in the image already.
 func (h *Host) Upload(ctx context.Context, path string, mode fs.FileMode, file string) error {
 	if file == h.binary {
@@ -274,13 +276,14 @@ func (h *Host) Get(ctx context.Context, path string) ([]byte, error) {
 }
 
 // Dial implements lab.Host: straight to the container where this machine has a
-// way to it, else through the process that serves the host.
+// way to it, else through the process that serves the host. So is etcd's port
+// for peers, which takes them only from addresses that their certificates name.
 func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	to, _, err := net.SplitHostPort(addr)
+	to, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s: dial %s: %w", h.name, addr, err)
 	}
-	if h.direct && to == h.addr {
+	if h.direct && to == h.addr && port != strconv.Itoa(linux.PortsAt(0).Peer) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", addr)
 	}

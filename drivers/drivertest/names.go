@@ -36,7 +36,7 @@ func (s *suite) names(t *testing.T) {
 		conn.Close()
 	}
 	// A client that knows nothing but the domain.
-	cmd := etcd.ToolCmd(c.Seats[0], "etcdctl", "--discovery-srv="+etcd.Domain, "--discovery-srv-name=c1", "--insecure-discovery=false", "endpoint", "health", "--cluster")
+	cmd := etcd.ToolCmd(c, c.Seats[0], "etcdctl", "--discovery-srv="+etcd.Domain, "--discovery-srv-name=c1", "--insecure-discovery=false", "endpoint", "health", "--cluster")
 	cmd.Argv = slices.DeleteFunc(cmd.Argv, func(a string) bool { return strings.HasPrefix(a, "--endpoints=") })
 	out, err := c.Hosts[0].Run(ctx, cmd)
 	must(t, err)

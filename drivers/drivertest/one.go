@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -208,6 +210,15 @@ func (s *suite) host(t *testing.T, c *lab.Cluster) {
 		if err != nil || string(data) != "two" {
 			t.Errorf("get: %q, %v", data, err)
 		}
+		whole := filepath.Join(t.TempDir(), "whole")
+		must(t, os.WriteFile(whole, bytes.Repeat([]byte("large"), 1<<20), 0o600))
+		must(t, lab.Upload(ctx, h, "some/where/large", 0o400, whole))
+		if data, err := h.Get(ctx, "some/where/large"); err != nil || !bytes.Equal(data, bytes.Repeat([]byte("large"), 1<<20)) {
+			t.Errorf("get of what was uploaded: %d bytes, %v", len(data), err)
+		}
+		if err := lab.Upload(ctx, h, "some/where/none", 0o400, whole+".none"); !isNotExist(err) {
+			t.Errorf("upload of nothing: %v, want fs.ErrNotExist", err)
+		}
 		out, err := h.Run(ctx, lab.Cmd{Argv: []string{"ls", "-ldn", "some/where", "some/where/file"}})
 		must(t, err)
 		for want, line := range map[string]string{"drwx------": strings.Split(string(out.Stdout), "\n")[0], "-r--------": strings.Split(string(out.Stdout), "\n")[1]} {
@@ -268,6 +279,20 @@ func (s *suite) host(t *testing.T, c *lab.Cluster) {
 		conn, err = h.Dial(limit(t), u.Host)
 		must(t, err)
 		conn.Close()
+		// A member takes peers only from addresses that their certificates name:
+		// it is the host that dials.
+		if c.TLS == nil {
+			return
+		}
+		for _, m := range c.Seats[:2] {
+			who, err := etcd.Peer(limit(t), m)
+			must(t, err)
+			r, err := etcd.Call(limit(t), c.Seats[0], etcd.PeerPort, who)
+			must(t, err)
+			if !r.Accepted {
+				t.Errorf("%s at the peer port of %s: %s", m.Name, c.Seats[0].Name, r)
+			}
+		}
 	})
 }
 

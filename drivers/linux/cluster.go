@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strconv"
@@ -35,6 +36,11 @@ func Bare(h lab.Host) lab.Host {
 func (h *host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 	c.Env = append(h.record.names(h.seat), c.Env...)
 	return h.Host.Run(ctx, c)
+}
+
+// Upload implements lab.Uploader.
+func (h *host) Upload(ctx context.Context, path string, mode fs.FileMode, file string) error {
+	return lab.Upload(ctx, h.Host, path, mode, file)
 }
 
 // Dial implements lab.Host. Other hosts of the lab are reached as this host's

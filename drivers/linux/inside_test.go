@@ -221,7 +221,7 @@ func TestClaim(t *testing.T) {
 	}
 	all := map[int]bool{}
 	for by := 0; by < 20000; by += 100 {
-		all[portsAt(by).SOCKS] = true
+		all[PortsAt(by).SOCKS] = true
 	}
 	if _, err := claim(t.Context(), lab1(n+1), claims, all); err == nil || !strings.Contains(err.Error(), "lab9: no free ports") {
 		t.Errorf("everything is taken: %v", err)

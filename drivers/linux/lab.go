@@ -47,12 +47,6 @@ type Options struct {
 	Say func(what string)
 }
 
-// Uploader is a Host that has a cheaper way to put a large file than Put. The
-// contract is that of Put.
-type Uploader interface {
-	Upload(ctx context.Context, path string, mode fs.FileMode, file string) error
-}
-
 // deadMan is how long a lab's owner may be silent before its hosts undo
 // everything, alive how often it says that it lives.
 const (
@@ -336,7 +330,7 @@ func (l *linuxLab) setCaps(caps lab.Caps) {
 func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 	h, s := l.raw[i], l.record.Seats[i]
 	bin := path.Join(s.bin(), "etcdrill")
-	if err := upload(ctx, h, bin, o.Binary); err != nil {
+	if err := lab.Upload(ctx, h, bin, 0o755, o.Binary); err != nil {
 		return err
 	}
 	links := []string{"etcd", "etcdctl", "etcdutl"}
@@ -349,7 +343,7 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 			} else if err != nil {
 				return fmt.Errorf("etcd for %s: directory %s: expected etcd, etcdctl and etcdutl in it: %w", s.Name, from, err)
 			}
-			if err := upload(ctx, h, path.Join(s.bin(), tool), file); err != nil {
+			if err := lab.Upload(ctx, h, path.Join(s.bin(), tool), 0o755, file); err != nil {
 				return err
 			}
 		}
@@ -414,17 +408,6 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 		return err
 	}
 	return hold(ctx, h, s, l.ID) // now there is somebody who takes it away again
-}
-
-func upload(ctx context.Context, h lab.Host, to, file string) error {
-	if u, ok := h.(Uploader); ok {
-		return u.Upload(ctx, to, 0o755, file)
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	return h.Put(ctx, to, 0o755, data)
 }
 
 // agentText: that it names the member's unit also makes systemd keep in mind

@@ -56,7 +56,7 @@ exit 44
 func claim(ctx context.Context, h lab.Host, dir string, taken map[int]bool) (Ports, error) {
 	argv := []string{"sh", "-c", claimScript, "sh", dir, h.Dir()}
 	for by := 0; by < 20000; by += 100 {
-		if !slices.ContainsFunc(portsAt(by).all(), func(port int) bool { return taken[port] }) {
+		if !slices.ContainsFunc(PortsAt(by).all(), func(port int) bool { return taken[port] }) {
 			argv = append(argv, strconv.Itoa(by))
 		}
 	}
@@ -72,7 +72,7 @@ func claim(ctx context.Context, h lab.Host, dir string, taken map[int]bool) (Por
 	if err != nil {
 		return Ports{}, fmt.Errorf("%s: ports: expected a number: %q", h.Name(), out.Stdout)
 	}
-	return portsAt(by), nil
+	return PortsAt(by), nil
 }
 
 // listening reads the ports that are listened on from /proc/net/tcp.

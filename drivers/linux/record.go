@@ -75,8 +75,9 @@ type Ports struct {
 	DNS    int `json:"dns"`   // the agent's server of names, where the lab has one, on loopback
 }
 
-// portsAt are the usual ports, all moved by the same distance.
-func portsAt(by int) Ports {
+// PortsAt are the usual ports, all moved by the same distance; 0 where the host
+// is the lab's alone.
+func PortsAt(by int) Ports {
 	return Ports{Front: 2379 + by, Peer: 2380 + by, Client: 2382 + by, Health: 2383 + by, Agent: 2384 + by, Echo: 2385 + by, SOCKS: 2386 + by, DNS: 2387 + by}
 }
 

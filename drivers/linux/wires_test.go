@@ -42,7 +42,7 @@ func TestWires(t *testing.T) {
 	var hosts []network.Host
 	for name, addr := range map[string]string{"m1": "10.9.0.1", "m2": "10.9.0.2"} {
 		must(exec.Command("ip", "addr", "add", addr+"/32", "dev", "lo").Run())
-		s := Seat{Name: name, Addr: addr, Ports: portsAt(0)}
+		s := Seat{Name: name, Addr: addr, Ports: PortsAt(0)}
 		c.Seats = append(c.Seats, s)
 		h := network.Host{Name: name, Addr: addr, Echo: join(addr, s.Echo)}
 		if name == "m1" {

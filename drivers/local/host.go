@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -103,6 +104,20 @@ func (h *host) path(path string) string {
 // Put implements lab.Host. It refuses paths outside of the host's directory:
 // there, they would be files of the user.
 func (h *host) Put(ctx context.Context, path string, mode fs.FileMode, data []byte) error {
+	return h.put(ctx, path, mode, bytes.NewReader(data))
+}
+
+// Upload implements lab.Uploader.
+func (h *host) Upload(ctx context.Context, path string, mode fs.FileMode, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return h.put(ctx, path, mode, f)
+}
+
+func (h *host) put(ctx context.Context, path string, mode fs.FileMode, data io.Reader) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package local
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -92,17 +94,17 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, 0o600, append(data, '\n'))
+	return writeFile(path, 0o600, bytes.NewReader(append(data, '\n')))
 }
 
 // writeFile writes a file whole or not at all. It is not synced to disk: a
 // lab does not outlive the machine it runs on.
-func writeFile(path string, mode fs.FileMode, data []byte) error {
+func writeFile(path string, mode fs.FileMode, data io.Reader) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
+	_, err = io.Copy(f, data)
 	if cerr := f.Chmod(mode); err == nil {
 		err = cerr
 	}

@@ -41,7 +41,7 @@ func through(ctx context.Context, e *lab.Env, t lab.Target) ([]*lab.Member, erro
 // ctl runs etcdctl against one member and returns the revision its answer
 // carries.
 func ctl(ctx context.Context, e *lab.Env, m *lab.Member, stdin string, args ...string) (int64, error) {
-	cmd := etcd.ToolCmd(m, "etcdctl", append([]string{"--write-out=json"}, args...)...)
+	cmd := etcd.ToolCmd(e.Cluster, m, "etcdctl", append([]string{"--write-out=json"}, args...)...)
 	if stdin != "" {
 		cmd.Stdin = strings.NewReader(stdin)
 	}

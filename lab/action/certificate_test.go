@@ -113,7 +113,7 @@ func TestCertificates(t *testing.T) {
 		}
 	})
 	t.Run("passwords stand nowhere", func(t *testing.T) {
-		b.notes()
+		b.Notes()
 		b.must(t, &action.Etcdctl{}, "args=user,add,ann,--interactive=false", "password=one", "says=User ann created")
 		secret, err := etcd.Password(b.Cluster, "one")
 		if err != nil {
@@ -122,7 +122,7 @@ func TestCertificates(t *testing.T) {
 		if other, _ := etcd.Password(b.Cluster, "two"); other == secret {
 			t.Error("all passwords are the same")
 		}
-		for _, c := range b.commands() {
+		for _, c := range b.Commands() {
 			if text := strings.Join(append(append(c.Argv, c.Env...), c.Output), " "); strings.Contains(text, secret) {
 				t.Errorf("in the journal: %s", text)
 			}

@@ -12,6 +12,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/action"
 	"github.com/etcdrill/etcdrill/lab/etcd"
@@ -52,7 +53,7 @@ func TestData(t *testing.T) {
 		if got := b.value(t, "Gabon"); got != "Bona nit" {
 			t.Errorf("Gabon is %q", got)
 		}
-		commands := b.commands()
+		commands := b.Commands()
 		if len(commands) != 3 {
 			t.Fatalf("%d commands journaled, want one per member", len(commands))
 		}
@@ -63,15 +64,15 @@ func TestData(t *testing.T) {
 		if got := b.value(t, "-dash"); got != "--prefix" {
 			t.Errorf("-dash is %q", got)
 		}
-		b.notes()
+		b.Notes()
 	})
 	t.Run("get", func(t *testing.T) {
 		b.must(t, &action.Get{}, "key=Gabon", "through=m3", "serializable=true")
-		if n := b.notes(); !strings.Contains(n, `"Bona nit"`) {
+		if n := b.Notes(); !strings.Contains(n, `"Bona nit"`) {
 			t.Errorf("journal: %s", n)
 		}
 		b.must(t, &action.Get{}, "key=nowhere")
-		if n := b.notes(); !strings.Contains(n, "nowhere is not there") {
+		if n := b.Notes(); !strings.Contains(n, "nowhere is not there") {
 			t.Errorf("journal: %s", n)
 		}
 	})
@@ -143,14 +144,14 @@ func TestData(t *testing.T) {
 		b.refused(t, "future revision", &action.Compact{}, "revision=1000000")
 		b.must(t, &action.Compact{}, "physical=true")
 		b.must(t, &action.Compact{}) // nothing new: done already
-		b.notes()
+		b.Notes()
 		before := b.status(t, "m1").DBSize
 		b.must(t, &action.Defrag{})
 		if after := b.status(t, "m1").DBSize; after >= before {
 			t.Errorf("database of m1: %d bytes, %d after the defragmentation", before, after)
 		}
 		var order []string
-		for _, c := range b.commands() {
+		for _, c := range b.Commands() {
 			order = append(order, c.Host)
 		}
 		if want := b.leader(t); len(order) != 3 || order[2] != want {
@@ -164,7 +165,7 @@ func TestData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
+		if _, _, err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
 			t.Error(err)
 		}
 		if rev, err := etcd.SnapshotRevision(data); err != nil || rev < b.read(t, "x").Header.Revision {
@@ -178,7 +179,7 @@ func TestData(t *testing.T) {
 	t.Run("snapshot store", func(t *testing.T) {
 		b.must(t, &action.Put{}, "key=below/one", "value=1")
 		b.must(t, &action.SnapshotSave{}, "label=kept", "no-trial=true")
-		if n := b.notes(); !strings.Contains(n, "-kept: ") {
+		if n := b.Notes(); !strings.Contains(n, "-kept: ") {
 			t.Errorf("journal: %s", n)
 		}
 		b.must(t, &action.SnapshotVerify{}, "snapshot=kept", "trial=true")
@@ -186,7 +187,7 @@ func TestData(t *testing.T) {
 		b.must(t, &action.RestorePrefix{}, "snapshot=kept", "prefix=below/")
 		b.refused(t, "at least one", &action.RestorePrefix{}, "snapshot=kept", "prefix=nobody/")
 		b.must(t, &action.SnapshotPrune{}, "keep=1")
-		if said := b.notes(); !strings.Contains(said, "stay") {
+		if said := b.Notes(); !strings.Contains(said, "stay") {
 			t.Errorf("pruned, and said: %s", said)
 		}
 		for _, bad := range []interface{ Valid() error }{&action.SnapshotPrune{}, &action.RestorePrefix{}} {
@@ -220,8 +221,9 @@ func believe(t *testing.T, b *bench) {
 		lying.Bin = bin
 		liar.Seats = append(liar.Seats, &lying)
 	}
-	fake := &bench{Cluster: &liar, eyes: &etcd.Observer{}, held: b.held, rand: b.rand}
-	t.Cleanup(func() { fake.eyes.Close() })
+	env := *b.Env
+	env.Cluster = &liar
+	fake := &bench{Lab: &labtest.Lab{Env: &env}}
 	follower := b.other(b.leader(t)).Name
 	for _, c := range []struct {
 		name string
@@ -281,8 +283,7 @@ func TestBadArguments(t *testing.T) {
 		{&action.Renew{}, []string{"lasts=10ms"}, "at least 1s"},
 		{&action.Trust{}, []string{"whom=all"}, "old, new or both"},
 	} {
-		fill(t, c.verb, c.args...)
-		err := c.verb.(interface{ Valid() error }).Valid()
+		err := labtest.Fill(c.verb, c.args...)
 		if err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%T %v: got %v, want it refused with %q", c.verb, c.args, err, c.says)
 		}

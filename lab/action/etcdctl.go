@@ -46,7 +46,7 @@ func (c *Etcdctl) Do(ctx context.Context, e *lab.Env) error {
 		}
 	}
 	for _, m := range via {
-		cmd := etcd.ToolCmd(m, "etcdctl", append([]string{"--command-timeout=" + c.Timeout.String()}, c.Args...)...)
+		cmd := etcd.ToolCmd(e.Cluster, m, "etcdctl", append([]string{"--command-timeout=" + c.Timeout.String()}, c.Args...)...)
 		if secret != "" {
 			cmd.Stdin = strings.NewReader(secret + "\n")
 		}

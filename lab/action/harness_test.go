@@ -4,38 +4,20 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math/rand/v2"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/etcdrill/etcdrill/drivers/local"
-	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
-	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
-func TestMain(m *testing.M) {
-	if handled, code := tools.Main(os.Args); handled {
-		os.Exit(code)
-	}
-	// Built with -race this binary, and so every etcdctl, would sleep a second
-	// before it ends.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // bench is a lab under test.
 type bench struct {
+	*labtest.Lab
 	limit time.Duration // deadline of actions, 30 s when 0
-	*lab.Cluster
-	eyes *etcd.Observer
-	held *lab.Held
-	rand *rand.Rand
-	mu   sync.Mutex
-	seen []lab.Event
 }
 
 // up makes a lab for one test, with short ticks.
@@ -44,86 +26,22 @@ func up(t *testing.T, members, spares int, change func(*lab.Spec)) *bench {
 	if testing.Short() {
 		t.Skip("starts etcd")
 	}
-	var spec lab.Spec
-	lab.Defaults(&spec)
-	spec.Members, spec.Spares = members, spares
-	spec.Heartbeat, spec.Election = 50*time.Millisecond, 500*time.Millisecond
-	if change != nil {
-		change(&spec)
-	}
-	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	c, err := d.Up(ctx, "t", spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bench{Cluster: c, eyes: &etcd.Observer{}, held: &lab.Held{}, rand: rand.New(rand.NewPCG(1, 2))}
-	t.Cleanup(func() {
-		b.held.Close()
-		b.eyes.Close()
-		if err := d.Down(context.Background(), "t"); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
+	return &bench{Lab: labtest.Up(t, members, spares, change)}
 }
 
-// do performs an action the way the engine does: arguments from words,
-// defaults, validation, targets resolved by a look.
+// do performs an action the way the engine does.
 func (b *bench) do(t *testing.T, v lab.Action, args ...string) error {
 	t.Helper()
-	fill(t, v, args...)
-	if c, ok := v.(interface{ Valid() error }); ok {
-		if err := c.Valid(); err != nil {
-			t.Fatalf("%T: %s", v, err)
-		}
+	if err := labtest.Fill(v, args...); err != nil {
+		t.Fatalf("%T: %s", v, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), cmp.Or(b.limit, 30*time.Second))
 	defer cancel()
-	for _, target := range lab.Targets(v) {
-		err := lab.Until(ctx, "somebody to be "+target.Role, func(ctx context.Context) (err error) {
-			target.Names, err = lab.Pick(target.Role, b.eyes.Look(ctx, b.Cluster), b.rand)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := b.Aim(ctx, v); err != nil {
+		t.Fatal(err)
 	}
-	journal := lab.NewJournal(discard{}, time.Now(), func(e lab.Event) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.seen = append(b.seen, e)
-	})
-	e := &lab.Env{Cluster: b.Cluster, Kit: lab.Kit{Look: b.eyes.Look}, Rand: b.rand, Journal: journal, Owner: t.Name(), Held: b.held}
-	return v.Do(ctx, e)
+	return v.Do(ctx, b.Env)
 }
-
-// fill sets arguments written as key=value.
-func fill(t *testing.T, v any, args ...string) {
-	t.Helper()
-	lab.Defaults(v)
-	for _, a := range args {
-		key, value, _ := strings.Cut(a, "=")
-		found := false
-		for _, f := range lab.Fields(v) {
-			if f.Key == key {
-				found = true
-				if err := f.Set(value); err != nil {
-					t.Fatalf("%T: %s: %s", v, a, err)
-				}
-			}
-		}
-		if !found {
-			t.Fatalf("%T has no argument %q", v, key)
-		}
-	}
-}
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
-func (discard) Close() error                { return nil }
 
 // must fails the test unless an action went well.
 func (b *bench) must(t *testing.T, v lab.Action, args ...string) {
@@ -148,37 +66,10 @@ func (b *bench) refused(t *testing.T, text string, v lab.Action, args ...string)
 	}
 }
 
-// notes returns what was journaled since the last call.
-func (b *bench) notes() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []string
-	for _, e := range b.seen {
-		if e.Kind == lab.EventNote {
-			out = append(out, e.Text)
-		}
-	}
-	b.seen = nil
-	return strings.Join(out, "\n")
-}
-
-// commands returns the commands journaled since the last call of notes.
-func (b *bench) commands() []lab.Event {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []lab.Event
-	for _, e := range b.seen {
-		if e.Kind == lab.EventCommand {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
 // status is what a look says of one seat.
 func (b *bench) status(t *testing.T, name string) lab.Status {
 	t.Helper()
-	for _, s := range b.eyes.Look(t.Context(), b.Cluster) {
+	for _, s := range b.Look(t.Context()) {
 		if s.Name == name {
 			return s
 		}
@@ -194,7 +85,7 @@ func (b *bench) leader(t *testing.T) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	err := lab.Until(ctx, "a leader", func(ctx context.Context) error {
-		names, err := lab.Pick("leader", b.eyes.Look(ctx, b.Cluster), b.rand)
+		names, err := lab.Pick("leader", b.Look(ctx), b.Rand)
 		if err == nil {
 			name = names[0]
 		}

@@ -44,9 +44,9 @@ func TestMembership(t *testing.T) {
 	if s := b.status(t, "m4"); s.Role != "learner" || s.Cluster != id {
 		t.Fatalf("m4: %+v", s)
 	}
-	b.notes()
+	b.Notes()
 	b.must(t, &action.MemberAdd{}, "member=m4")
-	if n := b.notes(); !strings.Contains(n, "nothing to add") {
+	if n := b.Notes(); !strings.Contains(n, "nothing to add") {
 		t.Errorf("added again: %s", n)
 	}
 	b.counts(t, 3, 1)
@@ -64,9 +64,9 @@ func TestMembership(t *testing.T) {
 
 	b.must(t, &action.MemberRemove{}, "member=m4")
 	b.counts(t, 3, 0)
-	b.notes()
+	b.Notes()
 	b.must(t, &action.MemberRemove{}, "member=m4")
-	if n := b.notes(); !strings.Contains(n, "nothing to remove") {
+	if n := b.Notes(); !strings.Contains(n, "nothing to remove") {
 		t.Errorf("removed again: %s", n)
 	}
 	if s := b.status(t, "m4"); !s.Absent {
@@ -127,7 +127,7 @@ func TestMembership(t *testing.T) {
 	b.refused(t, "unhealthy cluster", &action.MemberAdd{}, "member=m5", "learner=false", "start=false")
 	third := b.other(follower.Name, b.leader(t))
 	b.refused(t, "unhealthy cluster", &action.MemberRemove{}, "member="+third.Name)
-	if n := strings.Count(b.notes(), "refused as unhealthy though"); n > 0 {
+	if n := strings.Count(b.Notes(), "refused as unhealthy though"); n > 0 {
 		t.Errorf("waited for a guard that means it (%d times, %s)", n, time.Since(begun))
 	}
 	b.must(t, &action.MemberRemove{}, "member="+follower.Name)
@@ -306,7 +306,7 @@ func TestWatchAndWait(t *testing.T) {
 	t.Parallel()
 	b := up(t, 1, 0, nil)
 	b.must(t, &action.Watch{}, "name=w", "key=w/", "prefix=true", "require-leader=true")
-	w := b.held.Get(etcd.WatchKey("w")).(*etcd.Watch)
+	w := b.Held.Get(etcd.WatchKey("w")).(*etcd.Watch)
 	b.must(t, &action.Put{}, "key=w/1", "value=x")
 	b.must(t, &action.Put{}, "key=elsewhere", "value=x")
 	b.must(t, &action.Delete{}, "key=w/1")
@@ -318,11 +318,11 @@ func TestWatchAndWait(t *testing.T) {
 	if got := w.Events(); len(got) != 2 || got[0].Key != "w/1" || got[0].Deleted || !got[1].Deleted {
 		t.Errorf("events: %+v", got)
 	}
-	b.held = nil
+	b.Held = nil
 	if err := b.do(t, &action.Watch{}, "name=w", "key=w"); err == nil || !strings.Contains(err.Error(), "only a drill") {
 		t.Errorf("by hand: %v", err)
 	}
-	b.held = &lab.Held{}
+	b.Held = &lab.Held{}
 	if err := b.do(t, &action.Wait{}); err == nil || !strings.Contains(err.Error(), "`for`") {
 		t.Errorf("wait without a time: %v", err)
 	}

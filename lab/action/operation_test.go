@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/action"
 	"github.com/etcdrill/etcdrill/lab/etcd"
@@ -58,9 +59,9 @@ func TestOperations(t *testing.T) {
 	if f := b.files(t, m1); !strings.Contains(f, "/left-") || strings.Contains(f, m1.DataDir+"/member") || strings.Contains(f, m1.Config+"\n") {
 		t.Errorf("m1 is not fenced: %s", f)
 	}
-	b.notes()
+	b.Notes()
 	b.must(t, &action.Replace{}, "member=m1", "with=m4")
-	if n := b.notes(); !strings.Contains(n, "nothing to do") {
+	if n := b.Notes(); !strings.Contains(n, "nothing to do") {
 		t.Errorf("replaced again: %s", n)
 	}
 
@@ -95,8 +96,10 @@ func cutAt(t *testing.T, b *bench, step string, v interface {
 	lab.Action
 }, args ...string) int {
 	t.Helper()
-	fill(t, v, args...)
-	e := &lab.Env{Cluster: b.Cluster, Kit: lab.Kit{Look: b.eyes.Look}}
+	if err := labtest.Fill(v, args...); err != nil {
+		t.Fatal(err)
+	}
+	e := &lab.Env{Cluster: b.Cluster, Kit: b.Kit}
 	if err := v.Decide(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
@@ -141,10 +144,10 @@ func TestOneByOne(t *testing.T) {
 		t.Errorf("%s still leads: nothing was handed over", now)
 	}
 
-	b.notes()
+	b.Notes()
 	b.must(t, &action.FreeSpace{})
 	b.must(t, &action.DefragAll{})
-	if n := b.notes(); strings.Count(n, "nothing to do") != 2 {
+	if n := b.Notes(); strings.Count(n, "nothing to do") != 2 {
 		t.Errorf("without an alarm, without free space: %s", n)
 	}
 	cli, err := etcd.Client(b.Cluster)

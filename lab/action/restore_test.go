@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab/action"
 )
 
@@ -47,20 +48,14 @@ func TestRestoreVerbs(t *testing.T) {
 	b.must(t, &action.Start{}, "member=m1", "ready=true")
 	b.refused(t, "want down", &action.Copy{}, "member=m1", "from=nightly", "to=data", "replace=true")
 	for _, args := range [][]string{{"from=../x", "to=y"}, {"from=x", "to=/y"}, {"from=x", "to=x"}} {
-		v := &action.Copy{}
-		fill(t, v, args...)
-		if v.Valid() == nil {
+		if labtest.Fill(&action.Copy{}, args...) == nil {
 			t.Errorf("%v is taken", args)
 		}
 	}
-	bad := &action.RestoreAlone{}
-	fill(t, bad, "bump=-1")
-	if bad.Valid() == nil {
+	if labtest.Fill(&action.RestoreAlone{}, "bump=-1") == nil {
 		t.Error("a bump below zero is taken")
 	}
-	outside := &action.Restore{}
-	fill(t, outside, "from=m1", "file=../../x.db")
-	if outside.Valid() == nil {
+	if labtest.Fill(&action.Restore{}, "from=m1", "file=../../x.db") == nil {
 		t.Error("a file outside the lab's directory is taken")
 	}
 }

@@ -66,7 +66,7 @@ func (a *Snapshot) Do(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return fmt.Errorf("etcdctl said it saved %s on %s, and it cannot be read: %w", a.File, m.Name, err)
 	}
-	if err := etcd.VerifySnapshot(a.File, bytes.NewReader(data)); err != nil {
+	if _, _, err := etcd.VerifySnapshot(a.File, bytes.NewReader(data)); err != nil {
 		return err
 	}
 	rev, err := etcd.SnapshotRevision(data)

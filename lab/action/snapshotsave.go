@@ -17,7 +17,7 @@ type SnapshotSave struct {
 	Store    string        `doc:"where to keep it: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
-	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
+	Timeout  time.Duration `doc:"for the transfer; absent: by the size of the database"`
 
 	Compress   bool     `doc:"keep it compressed (zstd)"`
 	Recipients []string `doc:"keep it encrypted (age), for the owners of these public keys; its sidecar is not"`

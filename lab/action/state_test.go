@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab/action"
 )
 
@@ -35,28 +36,27 @@ func TestStateVerbs(t *testing.T) {
 	b.refused(t, "1 others", &action.StateDelete{}, "state=noon")
 	b.must(t, &action.StateImport{}, "file=noon.tar")
 	b.must(t, &action.StateImport{}, "file=noon.tar") // the same again is no other one
-	b.notes()
+	b.Notes()
 	b.must(t, &action.StatePrune{}, "keep=1")
-	if n := b.notes(); !strings.Contains(n, "0 states are gone, 2 stay") && !strings.Contains(n, "1 states are gone, 1 stay") {
+	if n := b.Notes(); !strings.Contains(n, "0 states are gone, 2 stay") && !strings.Contains(n, "1 states are gone, 1 stay") {
 		t.Errorf("pruned: %s", n)
 	}
 
 	// A restore and a switch save one too, where they are told to.
 	b.must(t, &action.Snapshot{}, "member=m1", "file=first.db")
 	b.must(t, &action.Restore{}, "from=m1", "file=first.db", "anyway=true", "save-state=true")
-	if n := b.notes(); !strings.Contains(n, "saved before restore, to go back to") {
+	if n := b.Notes(); !strings.Contains(n, "saved before restore, to go back to") {
 		t.Errorf("no state was saved before: %s", n)
 	}
 
-	for v, args := range map[interface{ Valid() error }][]string{
+	for v, args := range map[any][]string{
 		&action.StateSave{}:    {"label=No Name"},
 		&action.StateRestore{}: nil,
 		&action.StateExport{}:  {"file=../out.tar"},
 		&action.StateImport{}:  {"file=/etc/out.tar"},
 		&action.StatePrune{}:   nil,
 	} {
-		fill(t, v, args...)
-		if v.Valid() == nil {
+		if labtest.Fill(v, args...) == nil {
 			t.Errorf("%T %q is taken", v, args)
 		}
 	}

@@ -52,7 +52,7 @@ func (t *Txn) Do(ctx context.Context, e *lab.Env) error {
 	stdin := strings.Join(append(lines, "", ""), "\n")
 	for _, m := range via {
 		e.Note(m.Name, "transaction: %s", strings.Join(lines, " / "))
-		cmd := etcd.ToolCmd(m, "etcdctl", "--write-out=json", "txn")
+		cmd := etcd.ToolCmd(e.Cluster, m, "etcdctl", "--write-out=json", "txn")
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err := e.Run(ctx, m.Host, cmd)
 		if err != nil {

@@ -3,121 +3,50 @@ package check_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdrill/etcdrill/drivers/local"
-	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/check"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 )
 
-func TestMain(m *testing.M) {
-	if handled, code := tools.Main(os.Args); handled {
-		os.Exit(code)
-	}
-	// Built with -race this binary, and so every etcdctl, would sleep a second
-	// before it ends.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // bench is a lab under test.
 type bench struct {
-	*lab.Cluster
-	eyes   *etcd.Observer
-	held   *lab.Held
-	before []lab.Status
-	cli    *clientv3.Client
+	*labtest.Lab
+	cli *clientv3.Client
 }
 
 func up(t *testing.T, members, spares int, change func(*lab.Spec)) *bench {
 	t.Helper()
-	var spec lab.Spec
-	lab.Defaults(&spec)
-	spec.Members, spec.Spares = members, spares
-	spec.Heartbeat, spec.Election = 50*time.Millisecond, 500*time.Millisecond
-	if change != nil {
-		change(&spec)
-	}
-	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	c, err := d.Up(ctx, "t", spec)
-	if err != nil {
+	b := &bench{Lab: labtest.Up(t, members, spares, change)}
+	var err error
+	if b.cli, err = etcd.Client(b.Cluster, b.Seats[:members]...); err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{Cluster: c, eyes: &etcd.Observer{}, held: &lab.Held{}}
-	if b.cli, err = etcd.Client(c, c.Seats[:members]...); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		b.held.Close()
-		b.cli.Close()
-		b.eyes.Close()
-		if err := d.Down(context.Background(), "t"); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { b.cli.Close() })
 	return b
 }
 
-func seeded() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
-
-func (b *bench) env(t *testing.T) *lab.Env {
-	return &lab.Env{Cluster: b.Cluster, Kit: lab.Kit{Look: b.eyes.Look}, Rand: seeded(), Owner: t.Name(), Held: b.held, Before: b.before}
-}
-
 // mark is what the engine does before a break.
-func (b *bench) mark(t *testing.T) { b.before = b.eyes.Look(t.Context(), b.Cluster) }
+func (b *bench) mark(t *testing.T) { b.Before = b.Look(t.Context()) }
 
-// verb makes a verb of words, the way the engine does: defaults, arguments,
-// validation, targets.
+// verb makes a verb of words, the way the engine does.
 func verb[V any](t *testing.T, b *bench, v V, args ...string) V {
 	t.Helper()
-	if err := fill(v, args...); err != nil {
+	if err := labtest.Fill(v, args...); err != nil {
 		t.Fatalf("%T: %s", v, err)
 	}
-	for _, target := range lab.Targets(v) {
-		err := lab.Until(t.Context(), "somebody to be "+target.Role, func(ctx context.Context) (err error) {
-			target.Names, err = lab.Pick(target.Role, b.eyes.Look(ctx, b.Cluster), seeded())
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	if err := b.Aim(t.Context(), v); err != nil {
+		t.Fatal(err)
 	}
 	return v
-}
-
-func fill(v any, args ...string) error {
-	lab.Defaults(v)
-	for _, a := range args {
-		key, value, _ := strings.Cut(a, "=")
-		found := false
-		for _, f := range lab.Fields(v) {
-			if f.Key == key {
-				found = true
-				if err := f.Set(value); err != nil {
-					return err
-				}
-			}
-		}
-		if !found {
-			return fmt.Errorf("no argument %q", key)
-		}
-	}
-	if c, ok := v.(interface{ Valid() error }); ok {
-		return c.Valid()
-	}
-	return nil
 }
 
 // one looks once.
@@ -125,7 +54,7 @@ func (b *bench) one(t *testing.T, v lab.Check, args ...string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
-	return verb(t, b, v, args...).Holds(ctx, b.env(t))
+	return verb(t, b, v, args...).Holds(ctx, b.Env)
 }
 
 // holds wants a check to hold, within some seconds.
@@ -136,7 +65,7 @@ func (b *bench) holds(t *testing.T, v lab.Check, args ...string) {
 	// other reads wait already.
 	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
 	defer cancel()
-	err := lab.Until(ctx, "it to hold", func(ctx context.Context) error { return v.Holds(ctx, b.env(t)) })
+	err := lab.Until(ctx, "it to hold", func(ctx context.Context) error { return v.Holds(ctx, b.Env) })
 	if err != nil {
 		t.Errorf("%T %v: %s", v, args, err)
 	}
@@ -166,7 +95,7 @@ func (b *bench) do(t *testing.T, v lab.Action, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := verb(t, b, v, args...).Do(ctx, b.env(t)); err != nil {
+	if err := verb(t, b, v, args...).Do(ctx, b.Env); err != nil {
 		t.Fatalf("%T %v: %s", v, args, err)
 	}
 }
@@ -242,7 +171,7 @@ func TestBadArguments(t *testing.T) {
 		{&check.Wiretap{}, []string{"with=me", "heard=true"}, "expected one of lab"},
 		{&check.User{}, []string{"name=ann", "may=all"}, "read, write, both or nothing"},
 	} {
-		if err := fill(c.verb, c.args...); err == nil || !strings.Contains(err.Error(), c.says) {
+		if err := labtest.Fill(c.verb, c.args...); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%T %v: got %v, want it refused with %q", c.verb, c.args, err, c.says)
 		}
 	}

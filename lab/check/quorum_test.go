@@ -97,10 +97,10 @@ func TestQuorumStory(t *testing.T) {
 		b.fails(t, "does not answer", &check.Members{}, "healthy=3")
 		b.holds(t, &check.Members{}, "cluster=same")
 		b.holds(t, &check.Listing{}, "member=all", "same=true")
-		b.before[0].ID = "1"
+		b.Before[0].ID = "1"
 		b.fails(t, "id of m1", &check.Listing{}, "member=m1", "same=true")
-		for i := range b.before {
-			b.before[i].Cluster = "1"
+		for i := range b.Before {
+			b.Before[i].Cluster = "1"
 		}
 		b.fails(t, "cluster id of", &check.Members{}, "cluster=same")
 		b.unsure(t, "could not compare", &check.Members{}, "equal=hash")
@@ -244,7 +244,7 @@ func TestAlarm(t *testing.T) {
 	ctx := t.Context()
 	big := make([]byte, 900<<10)
 	var err error
-	for range 10 {
+	for range 200 { // a backend grows ten times a second
 		if _, err = b.cli.Put(ctx, "big", string(big)); err != nil {
 			break
 		}
@@ -310,7 +310,9 @@ func TestDivergence(t *testing.T) {
 	b.holds(t, &check.Value{}, "key=Gabon", "is=Bona nix", "through="+m.Name) // a wrong linearizable read
 	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	err = b.eyes.Final(short, b.Cluster, lab.End{})
+	eyes := &etcd.Observer{}
+	defer eyes.Close()
+	err = eyes.Final(short, b.Cluster, lab.End{})
 	var f *lab.Failure
 	if !errors.As(err, &f) || !strings.Contains(err.Error(), "data of the members") {
 		t.Errorf("the end check: %v", err)

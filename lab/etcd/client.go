@@ -28,10 +28,10 @@ const (
 // slow links, which some drills make.
 const dialTimeout = 2 * time.Second
 
-func dialOptions() []grpc.DialOption {
+func dialOptions(c *lab.Cluster) []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff:           backoff.Config{BaseDelay: BackoffMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: BackoffMax},
-		MinConnectTimeout: dialTimeout,
+		Backoff:           backoff.Config{BaseDelay: c.Spec.Long(BackoffMin), Multiplier: 1.6, Jitter: 0.2, MaxDelay: c.Spec.Long(BackoffMax)},
+		MinConnectTimeout: c.Spec.Long(dialTimeout),
 	})}
 }
 
@@ -55,7 +55,7 @@ func Client(c *lab.Cluster, through ...*lab.Member) (*clientv3.Client, error) {
 	}
 	cfg := clientv3.Config{
 		Endpoints:            endpoints,
-		DialOptions:          append(dialOptions(), ViaHosts(through...)),
+		DialOptions:          append(dialOptions(c), ViaHosts(through...)),
 		DialKeepAliveTime:    6 * time.Second, // etcd answers pings more often than every 5 s with a goodbye
 		DialKeepAliveTimeout: 2 * time.Second,
 		Logger:               zap.NewNop(),
@@ -69,7 +69,7 @@ func Client(c *lab.Cluster, through ...*lab.Member) (*clientv3.Client, error) {
 func Local(c *lab.Cluster, m *lab.Member) (*clientv3.Client, error) {
 	cfg := clientv3.Config{
 		Endpoints:   []string{m.LocalURL},
-		DialOptions: append(dialOptions(), ViaHosts(m)),
+		DialOptions: append(dialOptions(c), ViaHosts(m)),
 		Logger:      zap.NewNop(),
 	}
 	return secure(c, cfg)
@@ -110,7 +110,7 @@ func ClientAs(ctx context.Context, c *lab.Cluster, m *lab.Member, user, password
 		return nil, err
 	}
 	cfg.Certificates = []tls.Certificate{cert}
-	out := clientv3.Config{Context: ctx, Endpoints: []string{m.ClientURL}, TLS: cfg, DialOptions: append(dialOptions(), ViaHosts(m)), Logger: zap.NewNop()}
+	out := clientv3.Config{Context: ctx, Endpoints: []string{m.ClientURL}, TLS: cfg, DialOptions: append(dialOptions(c), ViaHosts(m)), Logger: zap.NewNop()}
 	if password != "" {
 		out.Username, out.Password = user, password
 	}
@@ -156,6 +156,6 @@ func connect(c *lab.Cluster, m *lab.Member) (*grpc.ClientConn, error) {
 			return nil, fmt.Errorf("%s speaks TLS at %s and the lab has no certificates", m.Name, m.LocalURL)
 		}
 	}
-	opts := append(dialOptions(), ViaHosts(m), grpc.WithTransportCredentials(creds), grpc.WithDisableServiceConfig())
+	opts := append(dialOptions(c), ViaHosts(m), grpc.WithTransportCredentials(creds), grpc.WithDisableServiceConfig())
 	return grpc.NewClient("passthrough:///"+u.Host, opts...)
 }

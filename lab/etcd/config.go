@@ -304,6 +304,26 @@ func Reconfigure(ctx context.Context, m *lab.Member, change func(s *Settings)) e
 	return WriteSettings(ctx, m, s)
 }
 
+// LogInside refuses a member whose configuration puts its WAL elsewhere than
+// into its data directory, with a *lab.Failure. Whose data there is stands in
+// the WAL, and data goes aside and comes back by one rename: with two
+// directories, perhaps on two disks, neither holds. nil for a seat without a
+// configuration.
+func LogInside(ctx context.Context, m *lab.Member) error {
+	s, err := ReadSettings(ctx, m)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	inside := path.Join(m.DataDir, "member", "wal")
+	if dir, set := s.Get("wal-dir").(string); set && dir != "" && path.Clean(dir) != inside {
+		return &lab.Failure{What: "wal-dir of " + m.Name, Want: "none: stop it, move the WAL to " + inside + " and take the setting away", Got: dir}
+	}
+	return nil
+}
+
 // Configured tells whether a seat has a configuration file.
 func Configured(ctx context.Context, m *lab.Member) (bool, error) {
 	_, err := m.Host.Get(ctx, m.Config)

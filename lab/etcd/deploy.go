@@ -20,10 +20,10 @@ import (
 // The cluster gets a token nobody had before (FE1). Several members begin with
 // a log that lists them, see SeedWAL; one alone has nobody to wait for and
 // begins with nothing, as do members that are to find each other by DNS, which
-// is what a log spares (FE47). All start at once, since waiting for the first before
-// the second is started would never end (FE43). When a member does not start
-// the error carries its last log lines. On error what was started keeps
-// running: the driver takes the lab down.
+// is what a log spares (FE47), and members whose log lies elsewhere. All start
+// at once, since waiting for the first before the second is started would never
+// end (FE43). When a member does not start the error carries its last log
+// lines. On error what was started keeps running: the driver takes the lab down.
 func Deploy(ctx context.Context, c *lab.Cluster, pki *PKI) error {
 	seats := c.Seats[:c.Spec.Members]
 	join := Join{State: StateNew, Token: NewToken()}
@@ -33,9 +33,11 @@ func Deploy(ctx context.Context, c *lab.Cluster, pki *PKI) error {
 		for _, m := range seats {
 			join.Cluster[m.Name] = AdvertisedPeerURL(c.Spec, m)
 		}
-		var err error
-		if logs, err = SeedWAL(join); err != nil {
-			return fmt.Errorf("members of the lab: %w", err)
+		if c.Spec.Flags["wal-dir"] == "" {
+			var err error
+			if logs, err = SeedWAL(join); err != nil {
+				return fmt.Errorf("members of the lab: %w", err)
+			}
 		}
 	}
 	err := Each(c.Seats, func(i int, m *lab.Member) error {

@@ -346,7 +346,7 @@ func TestVerifySnapshot(t *testing.T) {
 		{"encrypted", append([]byte("age-encryption.org/v1\n"), seed...), "an encrypted file"},
 		{"something else", []byte(strings.Repeat("Bona nit\n", 1000)), "something else altogether"},
 	} {
-		err := etcd.VerifySnapshot(c.name, bytes.NewReader(c.data))
+		_, _, err := etcd.VerifySnapshot(c.name, bytes.NewReader(c.data))
 		var f *lab.Failure
 		if c.says == "" && err != nil || c.says != "" && (!errors.As(err, &f) || !strings.Contains(err.Error(), c.says)) {
 			t.Errorf("%s: %v", c.name, err)

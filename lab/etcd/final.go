@@ -33,7 +33,6 @@ var ErrNotComparable = errors.New("hashes cannot be compared now")
 // seat that does not answer is any other error. A learner is left out: etcd lets
 // none tell its hash.
 func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, error) {
-	out := make([]Hash, len(seats))
 	rev := make([]int64, len(seats))
 	err := Each(seats, func(i int, m *lab.Member) error {
 		return call(ctx, c, m, func(ctx context.Context, k pb.KVClient, _ pb.MaintenanceClient) error {
@@ -50,8 +49,15 @@ func Hashes(ctx context.Context, c *lab.Cluster, seats ...*lab.Member) ([]Hash, 
 	for _, r := range rev {
 		at = min(at, r)
 	}
-	err = Each(seats, func(i int, m *lab.Member) error {
-		h, err := HashAt(ctx, c, m, at)
+	return HashesAt(ctx, c, at, seats...)
+}
+
+// HashesAt is Hashes at a revision that the caller names. A seat that has not
+// come there gives an error that matches ErrNotComparable too.
+func HashesAt(ctx context.Context, c *lab.Cluster, revision int64, seats ...*lab.Member) ([]Hash, error) {
+	out := make([]Hash, len(seats))
+	err := Each(seats, func(i int, m *lab.Member) error {
+		h, err := HashAt(ctx, c, m, revision)
 		if errors.Is(err, rpctypes.ErrGRPCNotSupportedForLearner) {
 			return nil
 		}

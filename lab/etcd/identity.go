@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/types"
@@ -28,6 +29,14 @@ type Identity struct {
 // String writes both ids as etcdctl does.
 func (i Identity) String() string {
 	return "member " + HexID(i.Member) + " of cluster " + HexID(i.Cluster)
+}
+
+// ParseIdentity is the inverse of String: the ids as hexadecimal numbers. ok is
+// false for what is no identity.
+func ParseIdentity(text string) (member, cluster string, ok bool) {
+	rest, named := strings.CutPrefix(text, "member ")
+	member, cluster, ok = strings.Cut(rest, " of cluster ")
+	return member, cluster, named && ok
 }
 
 // Identities computes who the members of a new cluster will be (FE1).

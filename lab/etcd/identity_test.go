@@ -21,6 +21,17 @@ func TestWALIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, id := range ids {
+		member, cluster, ok := ParseIdentity(id.String())
+		if !ok || member != HexID(id.Member) || cluster != HexID(id.Cluster) {
+			t.Errorf("%s is read as %s, %s, %v", id, member, cluster, ok)
+		}
+	}
+	for _, bad := range []string{"", "unknown: WAL: it does not say whose it is", "member 2a", "2a of cluster 2b"} {
+		if _, _, ok := ParseIdentity(bad); ok {
+			t.Errorf("%q is an identity", bad)
+		}
+	}
 	for name, log := range logs {
 		got, err := WALIdentity(log[:min(len(log), WALHead)])
 		if err != nil || got != ids[name] || got.Member == 0 || got.Cluster == 0 {

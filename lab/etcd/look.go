@@ -119,9 +119,9 @@ func (v *view) patience(i int) time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.silent[i] {
-		return answer / 5
+		return v.c.Spec.Long(answer / 5)
 	}
-	return answer
+	return v.c.Spec.Long(answer)
 }
 
 // reach is how long the way to a host may take the first time: a login to a slow
@@ -137,7 +137,7 @@ func (v *view) meet(ctx context.Context, i int) {
 	if met {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, reach)
+	ctx, cancel := context.WithTimeout(ctx, v.c.Spec.Long(reach))
 	defer cancel()
 	if c, err := v.c.Seats[i].Host.Dial(ctx, parse(v.c.Seats[i].LocalURL).Host); err == nil {
 		c.Close()
@@ -302,7 +302,7 @@ func (o *Observer) Watch(ctx context.Context, c *lab.Cluster, journal *lab.Journ
 }
 
 func (v *view) watch(ctx context.Context, i int, journal *lab.Journal) {
-	tick := time.NewTicker(watchEvery)
+	tick := time.NewTicker(v.c.Spec.Long(watchEvery))
 	defer tick.Stop()
 	var last lab.Status
 	var told time.Time

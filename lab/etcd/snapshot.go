@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/fnv"
 	"io"
 	"os"
@@ -16,12 +18,13 @@ import (
 
 // VerifySnapshot checks a snapshot the way `etcdutl snapshot status` does not:
 // that it is a database, whole, and that the trailer is the SHA-256 of the rest
-// (FE9). It reads name's bytes once, front to end, and keeps none of them. What
+// (FE9). It reads name's bytes once, front to end, and keeps none of them; sum
+// is the SHA-256 of all of them, hexadecimal, and size how many they are. What
 // it finds wrong is a *lab.Failure that says what the file looks like; any
 // other error is one of reading. The only full proof is a trial restore.
-func VerifySnapshot(name string, r io.Reader) error {
-	refuse := func(want, format string, args ...any) error {
-		return &lab.Failure{What: "snapshot " + name, Want: want, Got: fmt.Sprintf(format, args...)}
+func VerifySnapshot(name string, r io.Reader) (sum string, size int64, err error) {
+	refuse := func(want, format string, args ...any) (string, int64, error) {
+		return "", 0, &lab.Failure{What: "snapshot " + name, Want: want, Got: fmt.Sprintf(format, args...)}
 	}
 	head := make([]byte, headSize)
 	n, err := io.ReadFull(r, head)
@@ -30,57 +33,70 @@ func VerifySnapshot(name string, r io.Reader) error {
 	case n == 0 && errors.Is(err, io.EOF):
 		return refuse("a database", "an empty file")
 	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("snapshot %s: %w", name, err)
+		return "", 0, fmt.Errorf("snapshot %s: %w", name, err)
 	}
 	for _, f := range wrapped {
 		if bytes.HasPrefix(head, []byte(f.magic)) {
 			return refuse("a database", "%s", f.what)
 		}
 	}
-	size, known := databaseSize(head)
+	need, known := databaseSize(head)
 	if n == headSize && !known {
 		return refuse("a database", "a file whose first page is damaged, or something else altogether")
 	}
-	sum, total, trailer, err := sumBefore(io.MultiReader(bytes.NewReader(head), r))
+	h, total, trailer, err := sumBefore(io.MultiReader(bytes.NewReader(head), r))
 	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", name, err)
+		return "", 0, fmt.Errorf("snapshot %s: %w", name, err)
 	}
 	switch {
 	case !known:
 		return refuse("a database", "%d bytes, fewer than a database has: it is cut off, or something else", total)
-	case total < size:
-		return refuse(fmt.Sprintf("%d bytes of database and a trailer", size), "%d bytes: it is cut off", total)
+	case total < need:
+		return refuse(fmt.Sprintf("%d bytes of database and a trailer", need), "%d bytes: it is cut off", total)
 	case total%512 != sha256.Size:
 		return refuse("a SHA-256 trailer behind the database (size mod 512 = 32)", "%d bytes: a copy of a member's database file, or the trailer is cut off", total)
-	case !bytes.Equal(sum, trailer):
+	case !bytes.Equal(h.Sum(nil), trailer):
 		return refuse("its SHA-256 trailer to be right", "another sum: the file is damaged")
 	}
-	return nil
+	h.Write(trailer)
+	return hex.EncodeToString(h.Sum(nil)), total, nil
 }
 
 // VerifyCopy checks a copy of a member's database file, which has no trailer to
 // compare: only that its pages are sound. Nobody can say whether a value in it
 // is the one that was written, nor what stood only in the member's log (FE10).
 // What it finds wrong is a *lab.Failure.
-func VerifyCopy(name string, data []byte) error {
+func VerifyCopy(name, file string) error {
 	refuse := func(want, format string, args ...any) error {
 		return &lab.Failure{What: "copy of a database " + name, Want: want, Got: fmt.Sprintf(format, args...)}
 	}
-	size, known := databaseSize(data)
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	head := make([]byte, headSize)
+	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	size, known := databaseSize(head)
 	switch {
 	case !known:
-		return refuse("a database", "%d bytes that do not begin as one", len(data))
-	case int64(len(data)) < size:
-		return refuse(fmt.Sprintf("%d bytes of database", size), "%d bytes: it is cut off", len(data))
-	case VerifySnapshot(name, bytes.NewReader(data)) == nil:
+		return refuse("a database", "%d bytes that do not begin as one", info.Size())
+	case info.Size() < size:
+		return refuse(fmt.Sprintf("%d bytes of database", size), "%d bytes: it is cut off", info.Size())
+	}
+	if _, _, err := VerifySnapshot(name, f); err == nil {
 		return refuse("a file without a trailer", "a snapshot, whose SHA-256 trailer is right: restore it as one")
 	}
-	return asFile(data, func(file string) error {
-		if err := CheckPages(file); err != nil {
-			return refuse("a database whose pages are sound", "%s", strings.ReplaceAll(err.Error(), file, name))
-		}
-		return nil
-	})
+	if err := CheckPages(file); err != nil {
+		return refuse("a database whose pages are sound", "%s", strings.ReplaceAll(err.Error(), file, name))
+	}
+	return nil
 }
 
 // wrapped are files that have a snapshot in them, perhaps, and are none.
@@ -118,9 +134,9 @@ func databaseSize(head []byte) (int64, bool) {
 	return int64(page) * int64(pages), true
 }
 
-// sumBefore sums a stream but for its last 32 bytes, which it returns.
-func sumBefore(r io.Reader) (sum []byte, total int64, last []byte, err error) {
-	h := sha256.New()
+// sumBefore hashes a stream but for its last 32 bytes, which it returns.
+func sumBefore(r io.Reader) (h hash.Hash, total int64, last []byte, err error) {
+	h = sha256.New()
 	buf := make([]byte, 256<<10)
 	kept := 0 // bytes at the front of buf that may be the last ones
 	for {
@@ -134,7 +150,7 @@ func sumBefore(r io.Reader) (sum []byte, total int64, last []byte, err error) {
 		}
 		kept = n
 		if errors.Is(err, io.EOF) {
-			return h.Sum(nil), total, buf[:kept], nil
+			return h, total, buf[:kept], nil
 		}
 		if err != nil {
 			return nil, total, nil, err
@@ -145,7 +161,7 @@ func sumBefore(r io.Reader) (sum []byte, total int64, last []byte, err error) {
 // SnapshotRevision reads the revision of a snapshot: the highest one in its
 // bucket of keys, 1 when that is empty.
 func SnapshotRevision(data []byte) (rev int64, err error) {
-	err = asFile(data, func(file string) (err error) {
+	err = AsFile(data, func(file string) (err error) {
 		rev, err = FileRevision(file)
 		return err
 	})
@@ -155,16 +171,16 @@ func SnapshotRevision(data []byte) (rev int64, err error) {
 // ReadSnapshot is ReadDatabase of a snapshot in memory. It says nothing about
 // whether the snapshot is whole: see VerifySnapshot.
 func ReadSnapshot(data []byte) (d *Database, err error) {
-	err = asFile(data, func(file string) (err error) {
+	err = AsFile(data, func(file string) (err error) {
 		d, err = ReadDatabase(file)
 		return err
 	})
 	return d, err
 }
 
-// asFile calls do with a file for the while, in the directory for temporary
-// files: a database is mapped into memory from a file.
-func asFile(data []byte, do func(file string) error) error {
+// AsFile calls do with a file of these bytes for the while, in the directory for
+// temporary files: a database is mapped into memory from a file.
+func AsFile(data []byte, do func(file string) error) error {
 	f, err := os.CreateTemp("", "etcdrill-snapshot-")
 	if err != nil {
 		return err

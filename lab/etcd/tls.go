@@ -3,6 +3,7 @@ package etcd
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -73,6 +74,7 @@ type Caller struct {
 	Plain bool             // speaks no TLS
 	Shows *tls.Certificate // the certificate it shows, nil for none
 	Trust *x509.CertPool   // whom it trusts; it believes anybody when nil
+	From  *lab.Member      // on whose host it is; that of the member it connects to when nil
 }
 
 // Clients is the Caller that the clients of a lab are.
@@ -105,6 +107,7 @@ func Peer(ctx context.Context, m *lab.Member) (Caller, error) {
 		return who, fmt.Errorf("certificate peer of %s: %w", m.Name, err)
 	}
 	who.Trust, err = trusts(ctx, m)
+	who.From = m // a member takes peers only from addresses that their certificates name
 	return who, err
 }
 
@@ -180,7 +183,7 @@ const (
 	PeerPort   = "peer"
 )
 
-// Call makes a new connection to a port of a member, over its host, and asks
+// Call makes a new connection to a port of a member, from the caller's host, and asks
 // something small: a client port for the version, a peer port for the members.
 // Only the answer tells that the connection was accepted, since a server looks
 // at the client's certificate when the client believes to be done. An error
@@ -200,10 +203,17 @@ func Call(ctx context.Context, m *lab.Member, port string, who Caller) (Receptio
 // visit connects, asks, and lets read take what comes after a 200. It returns
 // the header of the answer, too.
 func visit(ctx context.Context, m *lab.Member, port string, who Caller, ask string, header http.Header, read func(*http.Response) (string, error)) (r Reception, got http.Header, err error) {
-	addr := parse(m.LocalURL)
-	if port == PeerPort {
-		addr = parse(bind(m))
+	from := cmp.Or(who.From, m)
+	at := m.LocalURL
+	switch away := from != m; {
+	case port == PeerPort && away:
+		at = m.PeerURL
+	case port == PeerPort:
+		at = bind(m)
+	case away:
+		at = m.ClientURL
 	}
+	addr := parse(at)
 	ctx, cancel := context.WithTimeout(ctx, 2*answer)
 	defer cancel()
 	defer func() {
@@ -217,7 +227,7 @@ func visit(ctx context.Context, m *lab.Member, port string, who Caller, ask stri
 			err = fmt.Errorf("%s port of %s: %w", port, m.Name, err)
 		}
 	}()
-	raw, err := m.Host.Dial(ctx, addr.Host)
+	raw, err := from.Host.Dial(ctx, addr.Host)
 	if err != nil {
 		return r, nil, errors.New(err.Error()) // nobody listens: that is no refusal
 	}

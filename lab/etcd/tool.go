@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"path"
+	"time"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -15,7 +16,7 @@ import (
 // a member's host, with the member's binaries: etcdctl talks to that member
 // alone and shows its certificates by ETCDCTL_ variables, so that the argument
 // vector is what an operator would type.
-func ToolCmd(m *lab.Member, tool string, args ...string) lab.Cmd {
+func ToolCmd(c *lab.Cluster, m *lab.Member, tool string, args ...string) lab.Cmd {
 	cmd := lab.Cmd{Argv: []string{path.Join(m.Bin, tool)}}
 	if tool == "etcdctl" {
 		cmd.Argv = append(cmd.Argv, "--endpoints="+m.LocalURL)
@@ -26,6 +27,9 @@ func ToolCmd(m *lab.Member, tool string, args ...string) lab.Cmd {
 				"ETCDCTL_KEY=" + path.Join(m.PKI, "client.key"),
 			}
 		}
+		if c.Spec.Slower > 0 { // its defaults are 2s and 5s
+			cmd.Argv = append(cmd.Argv, "--dial-timeout="+c.Spec.Long(2*time.Second).String(), "--command-timeout="+c.Spec.Long(5*time.Second).String())
+		}
 	}
 	cmd.Argv = append(cmd.Argv, args...)
 	return cmd
@@ -35,7 +39,7 @@ func ToolCmd(m *lab.Member, tool string, args ...string) lab.Cmd {
 // that refused gives *lab.ExitError. Exit codes are never to be trusted alone:
 // whoever calls looks at the effect.
 func Tool(ctx context.Context, e *lab.Env, m *lab.Member, tool string, args ...string) (lab.Output, error) {
-	return e.Run(ctx, m.Host, ToolCmd(m, tool, args...))
+	return e.Run(ctx, m.Host, ToolCmd(e.Cluster, m, tool, args...))
 }
 
 // Health asks a member's health port, such as "/readyz?verbose", from the

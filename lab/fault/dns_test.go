@@ -19,7 +19,7 @@ func TestDNS(t *testing.T) {
 	m1 := b.member("m1")
 	// discovers lets a client on m1's host find the cluster.
 	discovers := func(t *testing.T) (string, error) {
-		cmd := etcd.ToolCmd(m1, "etcdctl", "--discovery-srv="+etcd.Domain, "--discovery-srv-name=c1", "--insecure-discovery=false",
+		cmd := etcd.ToolCmd(b.Cluster, m1, "etcdctl", "--discovery-srv="+etcd.Domain, "--discovery-srv-name=c1", "--insecure-discovery=false",
 			"--dial-timeout=1s", "--command-timeout=2s", "member", "list")
 		cmd.Argv = append(cmd.Argv[:1], cmd.Argv[2:]...) // without its endpoint
 		out, err := m1.Host.Run(t.Context(), cmd)

@@ -27,7 +27,7 @@ type life struct {
 func (b *bed) lives(n int, all ...life) {
 	for _, l := range all {
 		b.t.Run(l.name, func(t *testing.T) {
-			b := &bed{t, b.Cluster, b.eyes}
+			b := &bed{t, b.Cluster, b.look}
 			if err := b.put("Gabon", "Bona nit"); err != nil {
 				t.Fatal(err)
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,25 +14,19 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdrill/etcdrill/drivers/local"
-	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/fault"
 )
 
-func TestMain(m *testing.M) {
-	if handled, code := tools.Main(os.Args); handled {
-		os.Exit(code)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // bed is a cluster that tests share, with what the engine does to a fault.
 type bed struct {
 	t *testing.T
 	*lab.Cluster
-	eyes *etcd.Observer
+	look func(context.Context, *lab.Cluster) []lab.Status
 }
 
 // newBed brings a lab up for one test.
@@ -42,23 +35,8 @@ func newBed(t *testing.T, spec lab.Spec) *bed {
 	if testing.Short() {
 		t.Skip("starts etcd")
 	}
-	d := local.New(local.Options{Root: t.TempDir(), Binary: os.Getenv("ETCDRILL_BINARY")})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c, err := d.Up(ctx, "bed", spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bed{t: t, Cluster: c, eyes: &etcd.Observer{}}
-	t.Cleanup(func() {
-		b.eyes.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-		defer cancel()
-		if err := d.Down(ctx, "bed"); err != nil {
-			t.Errorf("down: %v", err)
-		}
-	})
-	return b
+	l := labtest.Up(t, spec.Members, spec.Spares, func(s *lab.Spec) { *s = spec })
+	return &bed{t: t, Cluster: l.Cluster, look: l.Kit.Look}
 }
 
 // spec is a cluster with quick elections and a small quota.
@@ -76,7 +54,7 @@ func (b *bed) env(owner string) *lab.Env {
 	defer cancel()
 	e := &lab.Env{
 		Cluster: b.Cluster,
-		Kit:     lab.Kit{Look: b.eyes.Look},
+		Kit:     lab.Kit{Look: b.look},
 		Rand:    rand.New(rand.NewPCG(1, 2)),
 		Owner:   owner,
 		Held:    &lab.Held{},

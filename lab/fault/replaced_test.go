@@ -122,7 +122,7 @@ func TestReplaced(t *testing.T) {
 	t.Parallel()
 	all := newBed(t, spec(3, 0))
 	sub := func(name string, test func(t *testing.T, b *bed)) {
-		t.Run(name, func(t *testing.T) { test(t, &bed{t, all.Cluster, all.eyes}) })
+		t.Run(name, func(t *testing.T) { test(t, &bed{t, all.Cluster, all.look}) })
 	}
 	sub("wipe", func(t *testing.T, b *bed) {
 		f := &fault.Wipe{Member: on("m2")}

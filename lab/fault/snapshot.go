@@ -299,7 +299,7 @@ func retell(p *place, data []byte, what string) error {
 // notice (FE9).
 func (f *Snapshot) flip(data []byte) ([]byte, error) {
 	var places []int64
-	err := inFile(data, func(file string) error {
+	err := etcd.AsFile(data, func(file string) error {
 		name, at, err := etcd.ValueAt(file, f.Key, data)
 		if err == nil && len(at) == 0 {
 			err = fmt.Errorf("the value of %q was not found", name)
@@ -371,7 +371,7 @@ func otherMembers(tx *bbolt.Tx) error {
 // right.
 func forged(data []byte, change func(*bbolt.Tx) error) ([]byte, error) {
 	var out []byte
-	err := inFile(data[:len(data)-sha256.Size], func(file string) error {
+	err := etcd.AsFile(data[:len(data)-sha256.Size], func(file string) error {
 		db, err := bbolt.Open(file, 0o600, nil)
 		if err != nil {
 			return err
@@ -387,20 +387,6 @@ func forged(data []byte, change func(*bbolt.Tx) error) ([]byte, error) {
 	}
 	sum := sha256.Sum256(out)
 	return append(out, sum[:]...), nil
-}
-
-// inFile calls do with a file of these bytes on this machine.
-func inFile(data []byte, do func(file string) error) error {
-	f, err := os.CreateTemp("", "etcdrill-snapshot-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return do(f.Name())
 }
 
 // Prove compares the file with the copy.
@@ -419,7 +405,7 @@ func (f *Snapshot) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 		if err != nil {
 			return lab.Proof{}, err
 		}
-		if err := etcd.VerifySnapshot(p.files[0], bytes.NewReader(data)); err != nil {
+		if _, _, err := etcd.VerifySnapshot(p.files[0], bytes.NewReader(data)); err != nil {
 			return lab.Proof{Evidence: err.Error()}, nil
 		}
 		return lab.Proof{State: lab.Gone, Evidence: fmt.Sprintf("%s: %d bytes, its trailer is right", p.files[0], len(data))}, nil

@@ -94,8 +94,8 @@ func (l *line) open(c *lab.Cluster, m *lab.Member, pause time.Duration) error {
 			// gRPC's own pause between two dials begins at one second and
 			// would be taken for an outage of the cluster.
 			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: min(pause, 5*time.Millisecond), Multiplier: 1.5, Jitter: 0.2, MaxDelay: min(pause, 20*time.Millisecond)},
-				MinConnectTimeout: 2 * time.Second,
+				Backoff:           backoff.Config{BaseDelay: min(pause, c.Spec.Long(etcd.BackoffMin)), Multiplier: 1.5, Jitter: 0.2, MaxDelay: min(pause, c.Spec.Long(etcd.BackoffMax))},
+				MinConnectTimeout: c.Spec.Long(2 * time.Second),
 			}),
 		},
 	}

@@ -79,29 +79,19 @@ func (f *FreeSpace) Steps(e *lab.Env) ([]operation.Step, error) {
 	if d.Revision == 0 {
 		return c.done()
 	}
-	// Whoever leads is asked: any member would do.
-	through := func(do func(ctx context.Context, e *lab.Env, m *lab.Member) error) func(ctx context.Context, e *lab.Env) error {
-		return func(ctx context.Context, e *lab.Env) error {
-			m, err := leader(ctx, e)
-			if err != nil {
-				return err
-			}
-			return do(ctx, e, m)
-		}
-	}
 	revision := strconv.FormatInt(d.Revision, 10)
 	c.add(operation.Step{
 		Name:      "compact the history below revision " + revision,
 		Shell:     []string{"etcdctl compact " + revision + " --physical"},
 		ShellUndo: []string{"# nothing: what was compacted cannot be brought back"},
 		Limit:     patience,
-		Do: through(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
+		Do: throughLeader(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
 			if gone, err := etcd.Compacted(ctx, e, m, d.Revision); err != nil || gone {
 				return err
 			}
 			return etcd.Compact(ctx, e, m, d.Revision, true)
 		}),
-		Gate: through(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
+		Gate: throughLeader(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
 			gone, err := etcd.Compacted(ctx, e, m, d.Revision)
 			if err == nil && !gone {
 				err = &lab.Failure{What: "history below revision " + revision, Want: "compacted", Got: "it can be read"}
@@ -133,24 +123,24 @@ func (f *FreeSpace) Steps(e *lab.Env) ([]operation.Step, error) {
 			}
 			return nil
 		},
-		Do:   through(etcd.Disarm),
-		Gate: through(quiet),
+		Do:   throughLeader(etcd.Disarm),
+		Gate: throughLeader(quiet),
 	})
 	c.add(operation.Step{
 		Name:      "write, and see that the alarm stays away",
 		Shell:     []string{"etcdctl put " + probe + " " + d.Was.Token, "etcdctl alarm list", "etcdctl del " + probe},
 		ShellUndo: []string{"etcdctl del " + probe},
-		Do: through(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
+		Do: throughLeader(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
 			_, err := etcd.Tool(ctx, e, m, "etcdctl", "put", probe, d.Was.Token)
 			return err
 		}),
-		Gate: through(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
+		Gate: throughLeader(func(ctx context.Context, e *lab.Env, m *lab.Member) error {
 			if err := quiet(ctx, e, m); err != nil {
 				return err
 			}
 			return forget(ctx, e, m)
 		}),
-		Undo: through(forget),
+		Undo: throughLeader(forget),
 	})
 	return c.done()
 }

@@ -43,16 +43,8 @@ func (s *Switch) decideFreeze(ctx context.Context, e *lab.Env, plan *SwitchPlan)
 	if len(plan.Join) < len(s.To) {
 		return &lab.Failure{What: "hosts of a switch by snapshot", Want: "none that is a member now: its way back would be gone", Got: strings.Join(s.To, ", ")}
 	}
-	if e.TLS != nil {
-		for _, name := range plan.Join {
-			m, err := e.Member(name)
-			if err != nil {
-				return err
-			}
-			if err := etcd.Familiar(ctx, e.Cluster, m); err != nil {
-				return err
-			}
-		}
+	if err := familiar(ctx, e, plan.Join); err != nil {
+		return err
 	}
 	if err := same(ctx, e, plan.Was.Members); err != nil {
 		return err
@@ -129,10 +121,10 @@ func door(m *lab.Member) string { return path.Join(m.Host.Dir(), "door") }
 const longestDoor = 103
 
 // behind runs etcdctl against a frozen member.
-func behind(m *lab.Member, args ...string) lab.Cmd {
+func behind(e *lab.Env, m *lab.Member, args ...string) lab.Cmd {
 	inside := *m
 	inside.LocalURL, inside.PKI = "unix://"+door(m), ""
-	return etcd.ToolCmd(&inside, "etcdctl", args...)
+	return etcd.ToolCmd(e.Cluster, &inside, "etcdctl", args...)
 }
 
 // open is where a member's configuration lies while it is frozen.
@@ -325,7 +317,7 @@ type seen struct {
 }
 
 // ask asks a frozen member where it is, and for the hash of its data there.
-func ask(ctx context.Context, m *lab.Member) (seen, error) {
+func ask(ctx context.Context, e *lab.Env, m *lab.Member) (seen, error) {
 	var status []struct {
 		Status struct {
 			Header struct {
@@ -340,14 +332,14 @@ func ask(ctx context.Context, m *lab.Member) (seen, error) {
 			Compact int64  `json:"compact_revision"`
 		}
 	}
-	if err := tell(ctx, m, &status, "endpoint", "status"); err != nil {
+	if err := tell(ctx, e, m, &status, "endpoint", "status"); err != nil {
 		return seen{}, err
 	}
 	if len(status) != 1 || status[0].Status.Header.Revision == 0 || status[0].Status.Leader == 0 {
 		return seen{}, fmt.Errorf("%s: it tells no revision, or knows no leader", m.Name)
 	}
 	s := seen{revision: status[0].Status.Header.Revision}
-	if err := tell(ctx, m, &hash, "endpoint", "hashkv", fmt.Sprintf("--rev=%d", s.revision)); err != nil {
+	if err := tell(ctx, e, m, &hash, "endpoint", "hashkv", fmt.Sprintf("--rev=%d", s.revision)); err != nil {
 		return seen{}, err
 	}
 	if len(hash) != 1 || hash[0].HashKV.Hash == 0 {
@@ -359,8 +351,8 @@ func ask(ctx context.Context, m *lab.Member) (seen, error) {
 
 // tell asks a frozen member something that etcdctl answers with JSON. It
 // changes nothing, and is not journaled each time.
-func tell(ctx context.Context, m *lab.Member, into any, args ...string) error {
-	out, err := m.Host.Run(ctx, behind(m, append(args, "--write-out=json")...))
+func tell(ctx context.Context, e *lab.Env, m *lab.Member, into any, args ...string) error {
+	out, err := m.Host.Run(ctx, behind(e, m, append(args, "--write-out=json")...))
 	if err != nil {
 		return err
 	}
@@ -382,7 +374,7 @@ func (f *freeze) stillness(ctx context.Context, e *lab.Env, while time.Duration)
 	err := lab.Until(ctx, "the members to stand still", func(ctx context.Context) error {
 		all := make([]seen, len(f.sources))
 		err := etcd.Each(f.sources, func(i int, m *lab.Member) (err error) {
-			all[i], err = ask(ctx, m)
+			all[i], err = ask(ctx, e, m)
 			return err
 		})
 		if err != nil {
@@ -434,14 +426,18 @@ func (f *freeze) save(ctx context.Context, e *lab.Env) error {
 		if err := runAll(ctx, e, m, [][]string{{"rm", "-f", "--", f.snapshot(), f.snapshot() + ".part", f.note()}}); err != nil {
 			return err
 		}
-		if _, err := e.Run(ctx, m.Host, behind(m, "snapshot", "save", f.snapshot(), etcd.TimeLeft(ctx))); err != nil {
+		if _, err := e.Run(ctx, m.Host, behind(e, m, "snapshot", "save", f.snapshot(), etcd.TimeLeft(ctx))); err != nil {
 			return err
 		}
 		data, err := m.Host.Get(ctx, f.snapshot())
 		if err != nil {
 			return err
 		}
-		c, _, err := contentOf(f.restore.File, data, false)
+		var c Content
+		err = etcd.AsFile(data, func(file string) (err error) {
+			c, _, err = contentOf(f.restore.File, file, false)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -477,7 +473,7 @@ func (f *freeze) unmoved(ctx context.Context, e *lab.Env) error {
 			if err := shut(ctx, m); err != nil {
 				return err
 			}
-			s, err := ask(ctx, m)
+			s, err := ask(ctx, e, m)
 			if err != nil {
 				return err
 			}

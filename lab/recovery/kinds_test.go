@@ -85,6 +85,18 @@ func TestPlans(t *testing.T) {
 		"free space": {
 			&FreeSpace{Decided: FreeSpacePlan{Was: three, Revision: 7, Order: []string{"m2"}}},
 			"compact the history below revision 7, defragment m2, disarm, write, and see that the alarm stays away, look at the whole cluster"},
+		"nothing to repair": {&Repair{}, ""},
+		"an alarm without damage": {
+			&Repair{Decided: RepairPlan{Was: three, Heir: "m1", Alarm: true}},
+			"disarm, see that the alarm stays away, look at the whole cluster"},
+		"who is wrong is stopped first": {
+			&Repair{Decided: RepairPlan{Was: standing("m4", "m1", "m2", "m3", "m4", "m5"), Wrong: []string{"m4", "m1"}, Heir: "m2"}},
+			"fence m4, fence m1, remove m4, remove m1, disarm, clear m4, add m4 as a learner, start m4, promote m4, " +
+				"clear m1, add m1 as a learner, start m1, promote m1, see that the alarm stays away, look at the whole cluster"},
+		"unless his vote is needed": {
+			&Repair{Decided: RepairPlan{Was: standing("m3", "m1", "m2", "m3"), Wrong: []string{"m3", "m2"}, Heir: "m1"}},
+			"fence m3, remove m3, remove m2, fence m2, disarm, clear m3, add m3 as a learner, start m3, promote m3, " +
+				"clear m2, add m2 as a learner, start m2, promote m2, see that the alarm stays away, look at the whole cluster"},
 	} {
 		steps, err := c.op.Steps(bare(6))
 		if err != nil {
@@ -243,5 +255,62 @@ func TestRotationOrder(t *testing.T) {
 		if !strings.Contains(strings.Join(stepNames(steps), ", "), want) {
 			t.Errorf("no step %q in %q", want, stepNames(steps))
 		}
+	}
+}
+
+// Whom to believe is said by more than half of the voters, also of those that
+// could not be asked.
+func TestBelieved(t *testing.T) {
+	e := bare(5)
+	for _, c := range []struct {
+		hashes []uint32 // by seat
+		voters int
+		want   string
+	}{
+		{[]uint32{7, 7, 7}, 3, "m1, m2, m3"},
+		{[]uint32{7, 8, 7}, 3, "m1, m3"},
+		{[]uint32{7, 8, 9}, 3, ""},
+		{[]uint32{7, 8}, 2, ""},
+		{[]uint32{7}, 1, "m1"},
+		{[]uint32{7, 7}, 4, ""},
+		{[]uint32{7, 7, 8, 8}, 4, ""},
+		{[]uint32{8, 7, 7, 7, 9}, 5, "m2, m3, m4"},
+		{[]uint32{7, 7, 8}, 5, ""},
+		{nil, 3, ""},
+	} {
+		var hashes []etcd.Hash
+		for i, h := range c.hashes {
+			hashes = append(hashes, etcd.Hash{Seat: e.Seats[i], Hash: h})
+		}
+		if got := strings.Join(believed(hashes, c.voters), ", "); got != c.want {
+			t.Errorf("%v of %d voters: %q is believed, want %q", c.hashes, c.voters, got, c.want)
+		}
+	}
+}
+
+// Every removal of a repair is where the way back ends, and none joins before
+// all that is wrong has gone and the alarm has: who catches up from a wrong
+// leader is wrong, too.
+func TestRepairOrder(t *testing.T) {
+	steps, err := (&Repair{Decided: RepairPlan{Was: standing("", "m1", "m2", "m3", "m4", "m5"), Wrong: []string{"m2", "m1"}, Heir: "m3"}}).Steps(bare(5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := false
+	for _, s := range steps {
+		removal := strings.HasPrefix(s.Name, "remove ")
+		if removal != (s.Point != "") {
+			t.Errorf("%s: point %q", s.Name, s.Point)
+		}
+		if removal && s.Undo == nil {
+			t.Errorf("%s: half done, it cannot be taken back", s.Name)
+		}
+		joined = joined || strings.HasPrefix(s.Name, "add ")
+		if joined && (removal || strings.HasPrefix(s.Name, "fence ") || s.Name == "disarm") {
+			t.Errorf("%s comes after a member has joined", s.Name)
+		}
+	}
+	if !joined {
+		t.Errorf("nobody joins: %q", stepNames(steps))
 	}
 }

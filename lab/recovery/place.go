@@ -84,7 +84,9 @@ func there(ctx context.Context, m *lab.Member, paths ...string) ([]bool, error) 
 	return is, nil
 }
 
-// found looks at a seat: what there is before anything is done.
+// found looks at a seat: what there is before anything is done. A WAL that lies
+// elsewhere is a *lab.Failure, see etcd.LogInside; every other error says that
+// the seat could not be looked at.
 func found(ctx context.Context, m *lab.Member) (Place, error) {
 	p := Place{Name: m.Name}
 	st, err := m.Proc.State(ctx)
@@ -93,6 +95,9 @@ func found(ctx context.Context, m *lab.Member) (Place, error) {
 	}
 	p.Ran = st.Running
 	if p.Config, err = etcd.Configured(ctx, m); err != nil {
+		return p, err
+	}
+	if err := etcd.LogInside(ctx, m); err != nil {
 		return p, err
 	}
 	is, err := there(ctx, m, m.DataDir)

@@ -56,11 +56,15 @@ func RecoverQuorum(ctx context.Context, e *lab.Env, o operation.Options) error {
 
 const alreadyServes = "recovery of the quorum refused: the cluster"
 
-// lookAround looks at all hosts that can be looked at.
+// lookAround looks at all hosts that can be looked at. What they have and must
+// not have is a *lab.Failure.
 func lookAround(ctx context.Context, e *lab.Env) ([]Place, error) {
 	places := make([]Place, len(e.Seats))
-	etcd.Each(e.Seats, func(i int, m *lab.Member) error {
+	err := etcd.Each(e.Seats, func(i int, m *lab.Member) error {
 		p, err := found(ctx, m)
+		if lab.VerdictOf(err) == lab.Fail {
+			return err
+		}
 		if err != nil {
 			e.Note(p.Name, "cannot be looked at: %s", err)
 			p.Away = true
@@ -68,7 +72,7 @@ func lookAround(ctx context.Context, e *lab.Env) ([]Place, error) {
 		places[i] = p
 		return nil
 	})
-	return places, ctx.Err()
+	return places, errors.Join(err, ctx.Err())
 }
 
 // majority names the hosts that have the data of voters of one cluster, when
@@ -88,14 +92,14 @@ func majority(ctx context.Context, e *lab.Env, places []Place) (have []string, o
 	})
 	groups, last := map[string][]string{}, map[string]etcd.Log{}
 	for i, p := range places {
-		if _, cluster, ok := strings.Cut(p.Old, " of cluster "); ok && (last[cluster].End == etcd.Position{} || last[cluster].End.Behind(logs[i].End)) {
+		if _, cluster, ok := etcd.ParseIdentity(p.Old); ok && (last[cluster].End == etcd.Position{} || last[cluster].End.Behind(logs[i].End)) {
 			last[cluster] = logs[i]
 		}
 	}
 	for i, p := range places {
-		member, cluster, _ := strings.Cut(p.Old, " of cluster ")
+		member, cluster, _ := etcd.ParseIdentity(p.Old)
 		for _, id := range last[cluster].Voters {
-			if "member "+etcd.HexID(id) == member && len(logs[i].Voters) > 0 {
+			if etcd.HexID(id) == member && len(logs[i].Voters) > 0 {
 				groups[cluster] = append(groups[cluster], p.Name)
 			}
 		}
@@ -355,7 +359,7 @@ func (s *Salvage) Steps(e *lab.Env) ([]operation.Step, error) {
 			if err != nil {
 				return err
 			}
-			if err := etcd.VerifySnapshot(d.File, bytes.NewReader(data)); err != nil {
+			if _, _, err := etcd.VerifySnapshot(d.File, bytes.NewReader(data)); err != nil {
 				return err
 			}
 			c, err := etcd.ReadSnapshot(data)

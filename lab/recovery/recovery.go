@@ -46,6 +46,7 @@ func kinds() map[string]operation.Operation {
 		"rolling-restart": &RollingRestart{},
 		"defrag-all":      &Defrag{},
 		"free-space":      &FreeSpace{},
+		"repair":          &Repair{},
 		"upgrade":         &Upgrade{},
 		"rotate":          &Rotate{},
 	}

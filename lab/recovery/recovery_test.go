@@ -15,27 +15,19 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdrill/etcdrill/drivers/local"
-	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/operation"
 	"github.com/etcdrill/etcdrill/lab/recovery"
 )
 
-func TestMain(m *testing.M) {
-	if handled, code := tools.Main(os.Args); handled {
-		os.Exit(code)
-	}
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // bench is a lab under test.
 type bench struct {
-	*lab.Env
-	t     *testing.T
-	notes []string
+	*labtest.Lab
+	t *testing.T
 }
 
 func up(t *testing.T, members, spares int) *bench {
@@ -43,78 +35,17 @@ func up(t *testing.T, members, spares int) *bench {
 	if testing.Short() {
 		t.Skip("starts etcd")
 	}
-	var spec lab.Spec
-	lab.Defaults(&spec)
-	spec.Members, spec.Spares = members, spares
-	spec.Heartbeat, spec.Election = 50*time.Millisecond, 500*time.Millisecond
-	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c, err := d.Up(ctx, "t", spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eyes := &etcd.Observer{}
-	t.Cleanup(func() {
-		eyes.Close()
-		if err := d.Down(context.Background(), "t"); err != nil {
-			t.Error(err)
-		}
-	})
-	b := &bench{t: t}
-	j := lab.NewJournal(discard{}, time.Now(), func(e lab.Event) {
-		if e.Kind == lab.EventNote {
-			b.notes = append(b.notes, e.Text)
-		}
-	})
-	b.Env = &lab.Env{Cluster: c, Kit: lab.Kit{Look: eyes.Look}, Journal: j}
-	return b
-}
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
-func (discard) Close() error                { return nil }
-
-func (b *bench) client(do func(ctx context.Context, cli *clientv3.Client) error) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), 15*time.Second)
-	defer cancel()
-	cli, err := etcd.Client(b.Cluster)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer cli.Close()
-	if err := do(ctx, cli); err != nil {
-		b.t.Fatal(err)
-	}
+	return &bench{Lab: labtest.Up(t, members, spares, nil), t: t}
 }
 
 func (b *bench) put(key, value string) {
 	b.t.Helper()
-	b.client(func(ctx context.Context, cli *clientv3.Client) error {
-		_, err := cli.Put(ctx, key, value)
-		return err
-	})
+	b.Put(b.t, key, value)
 }
 
-// has asserts the value of a key, "" for none.
 func (b *bench) has(key, want string) {
 	b.t.Helper()
-	b.client(func(ctx context.Context, cli *clientv3.Client) error {
-		r, err := cli.Get(ctx, key)
-		if err != nil {
-			return err
-		}
-		got := ""
-		if len(r.Kvs) > 0 {
-			got = string(r.Kvs[0].Value)
-		}
-		if got != want {
-			b.t.Errorf("%s is %q, want %q", key, got, want)
-		}
-		return nil
-	})
+	b.Has(b.t, key, want)
 }
 
 // knows waits until a seat has applied a value itself. A survivor keeps what it
@@ -310,7 +241,7 @@ func TestRecoverQuorum(t *testing.T) {
 		t.Errorf("cluster %x with %d voters, want another one than %x with 3", now, voters, old)
 	}
 	b.has("kept", "2")
-	if said := strings.Join(b.notes, "\n"); !strings.Contains(said, "m3 ends at index") || !strings.Contains(said, "salvaged: ") {
+	if said := b.Notes(); !strings.Contains(said, "m3 ends at index") || !strings.Contains(said, "salvaged: ") {
 		t.Errorf("it did not say what it salvaged:\n%s", said)
 	}
 	out, err := b.Seats[2].Host.Run(t.Context(), lab.Cmd{Argv: []string{"sh", "-c", `ls -d "$1"/*quarantine* 2>/dev/null || :`, "sh", b.Seats[2].Host.Dir()}})
@@ -448,4 +379,34 @@ func TestRestoreCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.has("kept", "1")
+}
+
+// On a slow machine a look takes long, and one that is cut short sees nobody:
+// that makes nobody dead.
+func TestSlowLooks(t *testing.T) {
+	b := up(t, 3, 1)
+	if err := b.Seats[2].Proc.Signal(t.Context(), "KILL"); err != nil {
+		t.Fatal(err)
+	}
+	look := b.Kit.Look
+	b.Kit.Look = func(ctx context.Context, c *lab.Cluster) []lab.Status {
+		seen := look(ctx, c)
+		select {
+		case <-time.After(800 * time.Millisecond):
+		case <-ctx.Done():
+			for i := range seen {
+				seen[i].Up = false
+			}
+		}
+		return seen
+	}
+	op := &recovery.Replace{Member: lab.Target{Names: []string{"m3"}}, With: lab.Target{Names: []string{"m4"}}}
+	if err := op.Decide(t.Context(), b.Env); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range op.Decided.Was.Members {
+		if m.Down != (m.Name == "m3") {
+			t.Errorf("%s is taken for down: %v", m.Name, m.Down)
+		}
+	}
 }

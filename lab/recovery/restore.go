@@ -1,13 +1,13 @@
 package recovery
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -32,7 +32,7 @@ import (
 // can be undone, on all hosts together; from then on it cannot, since writes
 // may have been acknowledged.
 type Restore struct {
-	File    string   `need:"yes" doc:"the snapshot: a file on this machine, or with from a path below the lab's directory on that host"`
+	File    string   `need:"yes" doc:"the snapshot: a file on this machine, or name or label of one in the lab's own store, or latest; with from a path below the lab's directory on that host"`
 	From    string   `doc:"the host on which the file lies; this machine when absent"`
 	Hosts   []string `doc:"hosts that become the members, all voting; those that vote now when absent. All others are put out of service"`
 	Token   string   `doc:"cluster token, one that no cluster of this lab had; drawn when absent"`
@@ -81,25 +81,49 @@ type Content struct {
 	Compacted int64  `json:",omitempty"`
 }
 
-// contentOf reads a snapshot, or the copy of a database, once it is found to be
-// whole.
-func contentOf(name string, data []byte, asCopy bool) (Content, *etcd.Database, error) {
-	err := etcd.VerifySnapshot(name, bytes.NewReader(data))
+// contentOf reads a snapshot, or the copy of a database, that lies in a file of
+// this machine, once it is found to be whole.
+func contentOf(name, file string, asCopy bool) (c Content, db *etcd.Database, err error) {
 	if asCopy {
-		err = etcd.VerifyCopy(name, data)
+		if err = etcd.VerifyCopy(name, file); err == nil {
+			c.SHA256, c.Size, err = summed(file)
+		}
+	} else {
+		c.SHA256, c.Size, err = verified(name, file)
 	}
 	if err != nil {
 		return Content{}, nil, err
 	}
-	db, err := etcd.ReadSnapshot(data)
-	if err != nil {
+	if db, err = etcd.ReadDatabase(file); err != nil {
 		return Content{}, nil, &lab.Failure{What: "snapshot " + name, Want: "a database of etcd", Got: err.Error()}
 	}
-	c := Content{SHA256: checksum(data), Size: int64(len(data)), Revision: db.Revision, Keys: int64(len(db.Keys))}
+	c.Revision, c.Keys = db.Revision, int64(len(db.Keys))
 	for _, m := range db.Members {
 		c.IDs = append(c.IDs, m.HexID())
 	}
 	return c, db, nil
+}
+
+// verified is etcd.VerifySnapshot of a file.
+func verified(name, file string) (sum string, size int64, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	return etcd.VerifySnapshot(name, f)
+}
+
+// summed is the SHA-256 of a file, and how many bytes it has.
+func summed(file string) (sum string, size int64, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.Copy(h, f)
+	return hex.EncodeToString(h.Sum(nil)), size, err
 }
 
 // Doc is one sentence for lists and help.
@@ -120,40 +144,61 @@ func (r *Restore) Valid() error {
 	return nil
 }
 
-// read gets the snapshot.
-func (r *Restore) read(ctx context.Context, e *lab.Env) ([]byte, error) {
+// with calls do with the snapshot as a file of this machine, which is a copy for
+// the while when it lies on a host.
+func (r *Restore) with(ctx context.Context, e *lab.Env, do func(file string) error) error {
 	if r.From == "" {
-		data, err := os.ReadFile(r.File)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("snapshot %s: there is no such file on this machine; `from` names the host on which it lies", r.File)
+		if _, err := os.Stat(r.File); errors.Is(err, fs.ErrNotExist) {
+			return r.stored(ctx, e, do)
 		}
-		return data, err
+		return do(r.File)
 	}
 	m, err := e.Member(r.From)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	data, err := m.Host.Get(ctx, path.Join(m.Host.Dir(), r.File))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("snapshot %s: there is no such file in the lab's directory on %s", r.File, r.From)
+		return fmt.Errorf("snapshot %s: there is no such file in the lab's directory on %s", r.File, r.From)
 	}
-	return data, err
+	if err != nil {
+		return err
+	}
+	return etcd.AsFile(data, do)
 }
 
-func checksum(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+// stored calls do with it as the lab's own store has it.
+func (r *Restore) stored(ctx context.Context, e *lab.Env, do func(file string) error) error {
+	store, err := snapshot.OpenStore(e, "")
+	if err != nil {
+		return err
+	}
+	entry, err := store.Find(ctx, r.File)
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case err != nil:
+		return fmt.Errorf("snapshot %s: there is no such file on this machine (`from` names the host on which it lies), and in the lab's store: %s", r.File, err)
+	case entry.Problem != nil:
+		return entry.Problem
+	}
+	r.File = entry.Name // latest, or the last one with a label, may be another by the time it is resumed
+	file, done, err := entry.Open(ctx, "")
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(file), done())
 }
 
 // Decide implements operation.Operation.
 func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
-	data, err := r.read(ctx, e)
-	if err != nil {
-		return err
-	}
 	d := &r.Decided
 	var content *etcd.Database
-	if d.Content, content, err = contentOf(r.File, data, r.Copy); err != nil {
+	err := r.with(ctx, e, func(file string) (err error) {
+		d.Content, content, err = contentOf(r.File, file, r.Copy)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	look := e.Look(ctx)
@@ -246,7 +291,7 @@ func (r *Restore) places(ctx context.Context, e *lab.Env, learners map[string]bo
 			p, err = Place{Name: m.Name, Away: true}, nil
 		}
 		p.Target = slices.Contains(r.Hosts, m.Name) || len(r.Hosts) == 0 && (p.Config || p.Old != "")
-		if f := strings.Fields(p.Old); p.Target && len(r.Hosts) == 0 && len(f) > 1 && learners[f[1]] {
+		if member, _, ok := etcd.ParseIdentity(p.Old); p.Target && len(r.Hosts) == 0 && ok && learners[member] {
 			e.Note(m.Name, "is a learner, and restored it would vote: it is put out of service; add it again afterwards")
 			p.Target = false
 		}
@@ -331,9 +376,8 @@ func knownOf(ctx context.Context, e *lab.Env, places []Place, look []lab.Status)
 	k.highest = max(k.highest, recorded)
 	for i, p := range places {
 		if p.Old != "" {
-			f := strings.Fields(p.Old)
-			if len(f) == 5 { // member M of cluster C
-				k.ids = append(k.ids, f[1], f[4])
+			if member, cluster, ok := etcd.ParseIdentity(p.Old); ok {
+				k.ids = append(k.ids, member, cluster)
 			}
 			if !p.Ran { // a process holds its database
 				if rev, err := storedRevision(ctx, e, e.Seats[i]); err == nil {

@@ -52,9 +52,10 @@ func (r *Restore) Steps(e *lab.Env) ([]operation.Step, error) {
 			Shell:     r.copying(targets),
 			ShellUndo: ssh(targets, func(m *lab.Member) string { return "rm " + r.upload(m) }),
 			Before:    r.still(all, untouched),
-			Do:        func(ctx context.Context, e *lab.Env) error { return r.copy(ctx, e, targets) },
-			Gate:      func(ctx context.Context, e *lab.Env) error { return r.sameFile(ctx, e, targets) },
-			Undo:      func(ctx context.Context, e *lab.Env) error { return remove(ctx, e, targets, r.upload) },
+			// That all have the same is looked at right before it is used, below:
+			// when that is long after, too.
+			Do:   func(ctx context.Context, e *lab.Env) error { return r.copy(ctx, e, targets) },
+			Undo: func(ctx context.Context, e *lab.Env) error { return remove(ctx, e, targets, r.upload) },
 		}),
 		step(operation.Step{
 			Name:      "restore beside the old data on " + here,
@@ -225,18 +226,31 @@ func (r *Restore) stands(ctx context.Context, e *lab.Env, s stage) error {
 	})
 }
 
-// copy puts the snapshot on all hosts.
+// copy puts the snapshot on all hosts, and looks meanwhile whether it is still
+// the one that was decided on.
 func (r *Restore) copy(ctx context.Context, e *lab.Env, targets []*lab.Member) error {
-	data, err := r.read(ctx, e)
-	if err != nil {
+	return r.with(ctx, e, func(file string) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		is := make(chan error, 1)
+		go func() {
+			sum, _, err := summed(file)
+			if err == nil && sum != r.Decided.SHA256 {
+				err = &lab.Failure{What: "sha256 of " + r.File, Want: r.Decided.SHA256 + ", as when it was decided", Got: sum}
+			}
+			if err != nil {
+				cancel()
+			}
+			is <- err
+		}()
+		err := etcd.Each(targets, func(_ int, m *lab.Member) error {
+			e.Note(m.Name, "gets the snapshot, %d bytes", r.Decided.Size)
+			return lab.Upload(ctx, m.Host, r.upload(m), 0o600, file)
+		})
+		if other := <-is; other != nil {
+			return other
+		}
 		return err
-	}
-	if sum := checksum(data); sum != r.Decided.SHA256 {
-		return &lab.Failure{What: "sha256 of " + r.File, Want: r.Decided.SHA256 + ", as when it was decided", Got: sum}
-	}
-	return etcd.Each(targets, func(_ int, m *lab.Member) error {
-		e.Note(m.Name, "gets the snapshot, %d bytes", len(data))
-		return m.Host.Put(ctx, r.upload(m), 0o600, data)
 	})
 }
 

@@ -68,7 +68,7 @@ func lively(ctx context.Context, e *lab.Env, was Standing, whom lab.Target) ([]s
 			order = append(order, x.Name)
 		}
 	}
-	slices.SortStableFunc(order, func(a, b string) int { return rank(was, a) - rank(was, b) })
+	was.line(order)
 	return order, nil
 }
 

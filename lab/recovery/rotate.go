@@ -47,7 +47,7 @@ func (*Rotate) Doc() string {
 
 // Decide implements operation.Operation.
 func (r *Rotate) Decide(ctx context.Context, e *lab.Env) error {
-	was, err := change(ctx, e)
+	was, err := calm(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (r *Rotate) Decide(ctx context.Context, e *lab.Env) error {
 		}
 		d.Order = append(d.Order, x.Name)
 	}
-	slices.SortStableFunc(d.Order, func(a, b string) int { return rank(was, a) - rank(was, b) })
+	was.line(d.Order)
 	present, err := issuer(ctx, e)
 	if err != nil {
 		return err
@@ -369,12 +369,12 @@ func (c *course) clientsShow(by string) {
 			return etcd.SaveClient(etcd.PKIDir(e.Cluster), pair)
 		},
 		Gate: func(ctx context.Context, e *lab.Env) error {
+			if err := familiar(ctx, e, c.was.Members.names()); err != nil {
+				return err
+			}
 			for _, x := range c.was.Members {
 				m, err := e.Member(x.Name)
 				if err != nil {
-					return err
-				}
-				if err := etcd.Familiar(ctx, e.Cluster, m); err != nil {
 					return err
 				}
 				if _, err := etcd.VersionsOf(ctx, e.Cluster, m); err != nil {

@@ -66,8 +66,7 @@ func (s *Shrink) Decide(ctx context.Context, e *lab.Env) error {
 			return &lab.Failure{What: "members that go", Want: "each once, of " + was.Members.String(), Got: fmt.Sprint(leave)}
 		}
 	}
-	// The dead first; who leads last, so that there is one hand-over at most.
-	slices.SortStableFunc(leave, func(a, b string) int { return rank(was, a) - rank(was, b) })
+	was.line(leave)
 	heir := ""
 	for _, x := range was.Members {
 		if !x.Down && !slices.Contains(leave, x.Name) && (heir == "" || x.Name == was.Leader) {
@@ -81,15 +80,20 @@ func (s *Shrink) Decide(ctx context.Context, e *lab.Env) error {
 	return nil
 }
 
-func rank(was Standing, name string) int {
-	x, _ := was.Members.find(name)
-	switch {
-	case x.Down:
-		return 0
-	case name == was.Leader:
-		return 2
+// line puts members into the order in which they are worked on: the dead first;
+// who leads last, so that there is one hand-over at most.
+func (s Standing) line(names []string) {
+	rank := func(name string) int {
+		x, _ := s.Members.find(name)
+		switch {
+		case x.Down:
+			return 0
+		case name == s.Leader:
+			return 2
+		}
+		return 1
 	}
-	return 1
+	slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
 }
 
 // expendable orders the members by who can best be spared: the dead, then the
@@ -97,7 +101,7 @@ func rank(was Standing, name string) int {
 func expendable(was Standing) []string {
 	out := was.Members.names()
 	slices.Reverse(out)
-	slices.SortStableFunc(out, func(a, b string) int { return rank(was, a) - rank(was, b) })
+	was.line(out)
 	return out
 }
 

@@ -189,20 +189,19 @@ func survey(ctx context.Context, e *lab.Env) (Standing, error) {
 		if other, twice := s.Members.find(m.Seat.Name); twice {
 			return s, &lab.Failure{What: "members of " + m.Seat.Name, Want: "one", Got: other.ID + " and " + m.HexID()}
 		}
-		s.Members = append(s.Members, Entry{Name: m.Seat.Name, ID: m.HexID()})
+		s.Members = append(s.Members, Entry{Name: m.Seat.Name, ID: m.HexID(), Down: true})
 	}
 	slices.SortFunc(s.Members, func(a, b Entry) int { return place(e, a.Name) - place(e, b.Name) })
 	patient, cancel := context.WithTimeout(ctx, deadAfter)
 	defer cancel()
-	_ = lab.Until(patient, "all members to answer", func(ctx context.Context) error {
+	_ = lab.Until(patient, "all members to answer", func(context.Context) error {
 		var silent error
-		for i, st := range e.Look(ctx) {
+		for i, st := range e.Look(ctx) { // whole, and not until patience ends
 			at := slices.IndexFunc(s.Members, func(x Entry) bool { return x.Name == e.Seats[i].Name })
 			if at < 0 {
 				continue
 			}
-			s.Members[at].Down = !st.Up
-			if !st.Up {
+			if s.Members[at].Down = s.Members[at].Down && !st.Up; s.Members[at].Down {
 				silent = fmt.Errorf("%s: %s", st.Name, st.Error)
 			}
 			if st.Up && st.Role == "leader" {
@@ -220,9 +219,9 @@ func survey(ctx context.Context, e *lab.Env) (Standing, error) {
 	return s, nil
 }
 
-// change is survey for operations that change the membership, for which a
-// cluster with an alarm is not fit either.
-func change(ctx context.Context, e *lab.Env) (Standing, error) {
+// calm is survey for operations for which a cluster with an alarm is not fit
+// either.
+func calm(ctx context.Context, e *lab.Env) (Standing, error) {
 	s, err := survey(ctx, e)
 	if err != nil {
 		return s, err
@@ -236,9 +235,24 @@ func change(ctx context.Context, e *lab.Env) (Standing, error) {
 		return s, fmt.Errorf("alarms: %w", err)
 	}
 	if len(alarms) > 0 {
-		return s, &lab.Failure{What: "alarms", Want: "none", Got: strings.Join(alarms, ", ")}
+		return s, &lab.Failure{What: "alarms", Want: "none (`free-space` ends NOSPACE, `repair` CORRUPT)", Got: strings.Join(alarms, ", ")}
 	}
 	return s, nil
+}
+
+// change is calm for operations that change the membership, and so put data
+// aside: the WAL has to lie with it.
+func change(ctx context.Context, e *lab.Env) (Standing, error) {
+	s, err := calm(ctx, e)
+	if err != nil {
+		return s, err
+	}
+	return s, etcd.Each(e.Seats, func(_ int, m *lab.Member) error {
+		if err := etcd.LogInside(ctx, m); lab.VerdictOf(err) == lab.Fail {
+			return err
+		}
+		return nil // who cannot be asked may be dead, and is to be replaced
+	})
 }
 
 // aimed are the seats of a target: as the engine of drills has resolved it, or
@@ -374,22 +388,29 @@ func serving(ctx context.Context, e *lab.Env, r Roster) error {
 	return err
 }
 
-// same waits until all members of a roster that are to answer have equal data,
-// by HashKV at one revision and equal compact revision (FE32).
-func same(ctx context.Context, e *lab.Env, r Roster) error {
+// compared waits until the hashes of those members of a roster that are to
+// answer can be compared, by HashKV at one revision and equal compact revision
+// (FE32).
+func compared(ctx context.Context, e *lab.Env, r Roster) (hashes []etcd.Hash, err error) {
 	var seats []*lab.Member
 	for _, x := range r {
 		if m, err := e.Member(x.Name); err != nil {
-			return err
+			return nil, err
 		} else if !x.Down {
 			seats = append(seats, m)
 		}
 	}
-	var hashes []etcd.Hash
-	err := lab.Until(ctx, "hashes that can be compared", func(ctx context.Context) (err error) {
+	err = lab.Until(ctx, "hashes that can be compared", func(ctx context.Context) (err error) {
 		hashes, err = etcd.Hashes(ctx, e.Cluster, seats...)
 		return err
 	})
+	return hashes, err
+}
+
+// same waits until the data of those members can be compared, and wants it to
+// be equal.
+func same(ctx context.Context, e *lab.Env, r Roster) error {
+	hashes, err := compared(ctx, e, r)
 	if err != nil {
 		return err
 	}

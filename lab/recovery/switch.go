@@ -108,7 +108,7 @@ func (s *Switch) Decide(ctx context.Context, e *lab.Env) error {
 	if err := vacant(ctx, e, was, join); err != nil {
 		return err
 	}
-	slices.SortStableFunc(leave, func(a, b string) int { return rank(was, a) - rank(was, b) })
+	was.line(leave)
 	plan := SwitchPlan{Was: was, Join: join, Leave: leave}
 	if s.Method == bySnapshot {
 		err = s.decideFreeze(ctx, e, &plan)
@@ -128,12 +128,12 @@ func trusting(ctx context.Context, e *lab.Env, was Standing, join []string) erro
 	if e.TLS == nil {
 		return nil
 	}
+	if err := familiar(ctx, e, join); err != nil {
+		return err
+	}
 	for _, name := range join {
 		m, err := e.Member(name)
 		if err != nil {
-			return err
-		}
-		if err := etcd.Familiar(ctx, e.Cluster, m); err != nil {
 			return err
 		}
 		who, err := etcd.Peer(ctx, m)
@@ -152,6 +152,23 @@ func trusting(ctx context.Context, e *lab.Env, was Standing, join []string) erro
 			if !r.Accepted {
 				return &lab.Failure{What: fmt.Sprintf("%s at the peer port of %s", name, x.Name), Want: "accepted, as members must trust each other: a bundle of both authorities on all of them and a rolling restart, or method snapshot", Got: r.String()}
 			}
+		}
+	}
+	return nil
+}
+
+// familiar refuses hosts whose certificates the lab's clients do not believe.
+func familiar(ctx context.Context, e *lab.Env, names []string) error {
+	if e.TLS == nil {
+		return nil
+	}
+	for _, name := range names {
+		m, err := e.Member(name)
+		if err != nil {
+			return err
+		}
+		if err := etcd.Familiar(ctx, e.Cluster, m); err != nil {
+			return err
 		}
 	}
 	return nil

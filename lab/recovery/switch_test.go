@@ -17,7 +17,7 @@ import (
 // revision is that of the cluster that serves.
 func (b *bench) revision() (rev int64) {
 	b.t.Helper()
-	b.client(func(ctx context.Context, cli *clientv3.Client) error {
+	b.Client(b.t, func(ctx context.Context, cli *clientv3.Client) error {
 		r, err := cli.Get(ctx, "x")
 		if err == nil {
 			rev = r.Header.Revision
@@ -97,7 +97,7 @@ func TestSwitchBySnapshot(t *testing.T) {
 	}
 	b.has("kept", "1")
 	b.has("slipped", "in")
-	if said := strings.Join(b.notes, "\n"); !strings.Contains(said, fmt.Sprintf("has at revision %d what the old members had", before)) || !strings.Contains(said, "the world stood still for") {
+	if said := b.Notes(); !strings.Contains(said, fmt.Sprintf("has at revision %d what the old members had", before)) || !strings.Contains(said, "the world stood still for") {
 		t.Errorf("it did not say how it went:\n%s", said)
 	}
 

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,7 +62,7 @@ const safe35 = "3.5.32"
 
 // Decide implements operation.Operation.
 func (u *Upgrade) Decide(ctx context.Context, e *lab.Env) error {
-	was, err := change(ctx, e)
+	was, err := calm(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -138,7 +137,7 @@ func (u *Upgrade) Decide(ctx context.Context, e *lab.Env) error {
 		e.Note("", "all members run this etcd %s: nothing to do", d.To)
 		return nil
 	}
-	slices.SortStableFunc(d.Order, func(a, b string) int { return rank(was, a) - rank(was, b) })
+	was.line(d.Order)
 	u.Decided = d
 	return nil
 }
@@ -221,12 +220,12 @@ func (u *Upgrade) tools() (out []Binary, size int64, err error) {
 			out = append(out, Binary{Name: name, File: file, SHA256: out[0].SHA256})
 			continue // a link on the hosts too
 		}
-		data, err := os.ReadFile(file)
+		sum, n, err := summed(file)
 		if err != nil {
 			return nil, 0, fmt.Errorf("to-dir: expected etcd, etcdctl and etcdutl in it: %w", err)
 		}
-		out = append(out, Binary{Name: name, File: file, SHA256: checksum(data)})
-		size += int64(len(data))
+		out = append(out, Binary{Name: name, File: file, SHA256: sum})
+		size += n
 	}
 	return out, size, nil
 }
@@ -318,11 +317,11 @@ func (c *course) bring(d UpgradePlan, hosts []*lab.Member) {
 		Before:    func(ctx context.Context, e *lab.Env) error { return c.was.stands(ctx, e, now) },
 		Do: func(ctx context.Context, e *lab.Env) error {
 			for _, t := range d.Tools {
-				data, err := os.ReadFile(t.File)
+				sum, size, err := summed(t.File)
 				if err != nil {
 					return err
 				}
-				if sum := checksum(data); sum != t.SHA256 {
+				if sum != t.SHA256 {
 					return &lab.Failure{What: "sha256 of " + t.File, Want: t.SHA256 + ", as when it was decided", Got: sum}
 				}
 				err = etcd.Each(hosts, func(_ int, m *lab.Member) error {
@@ -331,8 +330,8 @@ func (c *course) bring(d UpgradePlan, hosts []*lab.Member) {
 						_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"ln", "-f", "--", path.Join(c.binaries(m, coming), first.Name), to}})
 						return err
 					}
-					e.Note(m.Name, "gets %s %s, %d bytes", t.Name, d.To, len(data))
-					return m.Host.Put(ctx, to, 0o755, data)
+					e.Note(m.Name, "gets %s %s, %d bytes", t.Name, d.To, size)
+					return lab.Upload(ctx, m.Host, to, 0o755, t.File)
 				})
 				if err != nil {
 					return err

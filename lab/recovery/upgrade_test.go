@@ -58,7 +58,7 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("from an empty directory: %v", err)
 	}
 	same := filepath.Dir(filepath.Join(b.Seats[0].Bin, "etcd"))
-	if err := upgrade(same, operation.Options{}); err != nil || !strings.Contains(strings.Join(b.notes, "\n"), "nothing to do") {
+	if err := upgrade(same, operation.Options{}); err != nil || !strings.Contains(b.Notes(), "nothing to do") {
 		t.Errorf("to what runs already: %v", err)
 	}
 

@@ -83,7 +83,7 @@ func (d directory) put(_ context.Context, name, file string) error {
 	if err := os.Link(file, filepath.Join(string(d), name)); err != nil {
 		return err
 	}
-	return syncDir(string(d))
+	return SyncDir(string(d))
 }
 
 func (d directory) get(_ context.Context, name string) (io.ReadCloser, error) {
@@ -105,10 +105,11 @@ func (d directory) list(context.Context) ([]string, error) {
 }
 
 func (d directory) remove(_ context.Context, name string) error {
-	return errors.Join(remove(filepath.Join(string(d), name)), syncDir(string(d)))
+	return errors.Join(remove(filepath.Join(string(d), name)), SyncDir(string(d)))
 }
 
-func syncDir(dir string) error {
+// SyncDir has the names in a directory on disk.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -128,10 +129,6 @@ func (o onHost) run(ctx context.Context, argv ...string) (string, error) {
 }
 
 func (o onHost) put(ctx context.Context, name, file string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
 	if _, err := o.run(ctx, "mkdir", "-p", "-m", "0700", "--", o.dir); err != nil {
 		return err
 	}
@@ -150,7 +147,7 @@ func (o onHost) put(ctx context.Context, name, file string) error {
 		}
 	}
 	temp := path.Join(o.dir, newScratch())
-	err = o.host.Put(ctx, temp, 0o400, data)
+	err = lab.Upload(ctx, o.host, temp, 0o400, file)
 	if err == nil {
 		// A link is refused where somebody else was quicker.
 		_, err = o.run(ctx, "ln", "--", temp, path.Join(o.dir, name))

@@ -11,10 +11,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
@@ -27,7 +28,7 @@ type Save struct {
 	Store    string        `doc:"where to keep it: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Survivor bool          `doc:"without a quorum too: what the named member knows, which nobody can say is all"`
 	NoTrial  bool          `yaml:"no-trial" doc:"do not restore it and boot a throwaway member from it"`
-	Timeout  time.Duration `doc:"for etcdctl; absent: by the size of the database"`
+	Timeout  time.Duration `doc:"for the transfer; absent: by the size of the database"`
 
 	Compress   bool     `doc:"keep it compressed (zstd)"`
 	Recipients []string `doc:"keep it encrypted (age), for the owners of these public keys; its sidecar is not"`
@@ -58,12 +59,13 @@ const slowest = 10 << 20
 const patience = 5 * time.Second
 
 // Do performs it, and returns the name of the new snapshot. Before: the members
-// that answer are one cluster with one leader, no alarm says CORRUPT, their
-// hashes are equal; the source votes and has every revision that was there a
-// moment ago. Afterwards: the file is verified here, byte by byte and page by
-// page, its revision is not less than that one, and a throwaway member booted
-// from it has the same keys and the same hash. What is refused, or turns out
-// wrong, is a *lab.Failure, and then there is no snapshot, under no name.
+// that answer are one cluster with one leader, no alarm says CORRUPT; the source
+// votes and has every revision that was there a moment ago. Afterwards: the file
+// is verified here, byte by byte and page by page, its revision is not less than
+// that one, the members' hashes are equal, there where they can be compared, and
+// a throwaway member booted from it has the same keys and the same hash. What is
+// refused, or turns out wrong, is a *lab.Failure, and then there is no snapshot,
+// under no name.
 func (s *Save) Do(ctx context.Context, e *lab.Env) (name string, side *Sidecar, err error) {
 	temp, side, err := s.Take(ctx, e)
 	if err != nil {
@@ -100,49 +102,20 @@ func (s *Save) Take(ctx context.Context, e *lab.Env) (file string, side *Sidecar
 	if limit == 0 {
 		limit = 30*time.Second + time.Duration(status(look, src.Name).DBSize/slowest)*time.Second
 	}
-	var temp, there string
-	if src.Bin == "" { // nothing may be put on its host
-		if !s.NoTrial {
-			return "", nil, &lab.Failure{What: "snapshot refused", Want: "no-trial, for a cluster that is only looked at", Got: "a trial, which boots a member on its host"}
-		}
-		if temp, err = stream(ctx, e.Cluster, src, store, limit); err != nil {
-			return "", nil, fmt.Errorf("snapshot of %s: %w", src.Name, err)
-		}
-	} else {
-		var work string
-		var done func() error
-		if work, done, err = workspace(ctx, e, src.Host); err != nil {
-			return "", nil, err
-		}
-		defer func() { err = errors.Join(err, done()) }()
-		there = path.Join(work, "snapshot"+fileExt)
-		if _, err := etcd.Tool(ctx, e, src, "etcdctl", "snapshot", "save", there, "--command-timeout="+limit.String()); err != nil {
-			return "", nil, err
-		}
-		if temp, err = fetch(ctx, src.Host, there, store); err != nil {
-			return "", nil, fmt.Errorf("etcdctl said it saved a snapshot of %s: %w", src.Name, err)
-		}
+	if src.Bin == "" && !s.NoTrial { // nothing may be put on its host
+		return "", nil, &lab.Failure{What: "snapshot refused", Want: "no-trial, for a cluster that is only looked at", Got: "a trial, which boots a member on its host"}
+	}
+	temp, err := store.fill(func(f *os.File) error { return s.receive(ctx, e, look, src, side, f, limit) })
+	if err != nil {
+		return "", nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, remove(temp))
 		}
 	}()
-	what := "of " + src.Name
-	if err := side.read(what, temp); err != nil {
-		return "", nil, err
-	}
-	if side.Revision < side.Floor {
-		return "", nil, &lab.Failure{What: "revision of the snapshot " + what, Want: fmt.Sprintf("at least %d, where the cluster was before", side.Floor), Got: fmt.Sprint(side.Revision)}
-	}
-	// As soon as may be: a compaction makes it unreadable.
-	if h, err := etcd.HashAt(ctx, e.Cluster, src, side.Revision); err == nil {
-		side.Hash, side.HashedAt = h.Hash, h.Compact
-	} else {
-		e.Note(src.Name, "its hash at revision %d could not be read: %s", side.Revision, err)
-	}
 	if !s.NoTrial {
-		if side.Trial, err = Trial(ctx, e, src, there, side); err != nil {
+		if side.Trial, err = trial(ctx, e, src, temp, side); err != nil {
 			return "", nil, err
 		}
 	}
@@ -155,15 +128,90 @@ func (s *Save) Take(ctx context.Context, e *lab.Env) (file string, side *Sidecar
 	return temp, side, nil
 }
 
+// receive fills a file with the snapshot of a member, and looks whether it is
+// one that can be trusted.
+func (s *Save) receive(ctx context.Context, e *lab.Env, look []lab.Status, src *lab.Member, side *Sidecar, f *os.File, limit time.Duration) error {
+	name := "of " + src.Name
+	ctx, cancel := context.WithTimeout(ctx, limit+4*patience)
+	defer cancel()
+	to := &early{File: f}
+	var sum string
+	var size int64
+	sending, over := context.WithTimeout(ctx, limit)
+	defer over()
+	err := etcd.ReceiveSnapshot(sending, e.Cluster, src, func(r io.Reader) (err error) {
+		sum, size, err = etcd.VerifySnapshot(name, io.TeeReader(r, to))
+		return err
+	})
+	if err != nil && sending.Err() != nil && ctx.Err() == nil {
+		return &lab.Failure{What: "snapshot " + name, Want: fmt.Sprintf("its transfer within %s", limit), Got: err.Error()}
+	}
+	if err != nil {
+		return err
+	}
+	revision, err := etcd.FileRevision(f.Name())
+	if err != nil {
+		return &lab.Failure{What: "snapshot " + name, Want: "a database of etcd", Got: err.Error()}
+	}
+	if revision < side.Floor {
+		return &lab.Failure{What: "revision of the snapshot " + name, Want: fmt.Sprintf("at least %d, where the cluster was before", side.Floor), Got: fmt.Sprint(revision)}
+	}
+	// Side by side: one waits for the disk, one for the members. Hashes as soon
+	// as may be: a compaction makes them unreadable.
+	var d *etcd.Database
+	var h etcd.Hash
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(to.Sync)
+	all.Go(func() (err error) { d, err = sound(name, f.Name()); return err })
+	all.Go(func() (err error) { h, err = s.hash(ctx, e, look, src, revision); return err })
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	side.fill(d, sum, size)
+	side.Hash, side.HashedAt = h.Hash, h.Compact
+	return nil
+}
+
+// early is a file whose bytes go to the disk while more come, so that little is
+// left to wait for at its end.
+type early struct {
+	*os.File
+	written int
+	syncing chan error // gets what became of the Sync that runs; nil when none does
+}
+
+// Write implements io.Writer.
+func (w *early) Write(p []byte) (int, error) {
+	const much = 16 << 20
+	select {
+	case err := <-w.syncing:
+		if w.syncing = nil; err != nil {
+			return 0, err // the system tells it once
+		}
+	default:
+	}
+	n, err := w.File.Write(p)
+	if w.written += n; w.written >= much && w.syncing == nil {
+		done := make(chan error, 1)
+		w.written, w.syncing = 0, done
+		go func() { done <- w.File.Sync() }()
+	}
+	return n, err
+}
+
+// Sync has all of it on disk.
+func (w *early) Sync() error {
+	var err error
+	if w.syncing != nil {
+		err = <-w.syncing
+	}
+	return errors.Join(err, w.File.Sync())
+}
+
 // source refuses a cluster that is not one whole, and finds whom to save from.
 // The sidecar says what was seen of it.
 func (s *Save) source(ctx context.Context, e *lab.Env, look []lab.Status) (*lab.Member, *Sidecar, error) {
-	var up []lab.Status
-	for _, st := range look {
-		if st.Up && !st.Absent {
-			up = append(up, st)
-		}
-	}
+	up := answering(look)
 	if s.Member != "" {
 		if _, err := e.Member(s.Member); err != nil {
 			return nil, nil, err
@@ -203,9 +251,6 @@ func (s *Save) source(ctx context.Context, e *lab.Env, look []lab.Status) (*lab.
 	floor, err := linearizable(ctx, e, leader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("where the cluster is could not be read, so nobody can say whether a snapshot would be behind: %w", err)
-	}
-	if err := agree(ctx, e, up); err != nil {
-		return nil, nil, err
 	}
 	var last error
 	for _, m := range s.candidates(e, look, up, leader) {
@@ -306,32 +351,52 @@ func linearizable(ctx context.Context, e *lab.Env, leader string) (int64, error)
 	return rev, err
 }
 
-// agree compares the hashes of the members that answer. One that is cut off is
-// at another revision and cannot be compared; then the others are. A learner
-// tells no hash.
-func agree(ctx context.Context, e *lab.Env, up []lab.Status) error {
+// answering are those who do.
+func answering(look []lab.Status) []lab.Status {
+	return slices.DeleteFunc(slices.Clone(look), func(st lab.Status) bool { return !st.Up || st.Absent })
+}
+
+// hash is that of the source at the revision of the snapshot, zero when it
+// cannot be read. But for a survivor it is compared with those of all members
+// that answer, there or, where not all can tell it, at a revision they have. One
+// that is cut off is at another revision and cannot be compared; then the others
+// are. A learner tells no hash.
+func (s *Save) hash(ctx context.Context, e *lab.Env, look []lab.Status, src *lab.Member, revision int64) (etcd.Hash, error) {
 	var seats []*lab.Member
-	for _, st := range up {
-		if st.Leader != "" && st.Role != "learner" {
+	for _, st := range answering(look) {
+		if st.Leader != "" && st.Role != "learner" && !s.Survivor {
 			if m, err := e.Member(st.Name); err == nil {
 				seats = append(seats, m)
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 4*patience)
-	defer cancel()
-	var hashes []etcd.Hash
-	err := lab.Until(ctx, "hashes that can be compared", func(ctx context.Context) (err error) {
-		hashes, err = etcd.Hashes(ctx, e.Cluster, seats...)
-		return err
-	})
-	if err != nil {
-		return err
+	if len(seats) > 0 {
+		var hashes []etcd.Hash
+		err := lab.Until(ctx, "hashes that can be compared", func(ctx context.Context) (err error) {
+			hashes, err = etcd.HashesAt(ctx, e.Cluster, revision, seats...)
+			if errors.Is(err, etcd.ErrNotComparable) {
+				hashes, err = etcd.Hashes(ctx, e.Cluster, seats...)
+			}
+			return err
+		})
+		if err != nil {
+			return etcd.Hash{}, err
+		}
+		if !etcd.Equal(hashes) {
+			return etcd.Hash{}, &lab.Failure{What: "snapshot refused: data of the members", Want: "equal: first find out who is right", Got: etcd.Describe(hashes)}
+		}
+		for _, h := range hashes {
+			if h.Seat == src && h.Revision == revision {
+				return h, nil
+			}
+		}
 	}
-	if !etcd.Equal(hashes) {
-		return &lab.Failure{What: "snapshot refused: data of the members", Want: "equal: first find out who is right", Got: etcd.Describe(hashes)}
+	h, err := etcd.HashAt(ctx, e.Cluster, src, revision)
+	if err != nil && ctx.Err() == nil {
+		e.Note(src.Name, "its hash at revision %d could not be read: %s", revision, err)
+		return etcd.Hash{}, nil
 	}
-	return nil
+	return h, err
 }
 
 // reaches looks that a member has a revision, or has it soon. A snapshot is
@@ -377,15 +442,10 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 	if err != nil {
 		return "", err
 	}
-	f, err := store.temp()
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
+	return store.fill(func(f *os.File) error {
+		_, err := f.Write(data)
+		return errors.Join(err, f.Sync())
+	})
 }
 
 // Inspect verifies a file on this machine, byte by byte and page by page, and
@@ -393,31 +453,6 @@ func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp stri
 func Inspect(name, file string) (*Sidecar, error) {
 	s := &Sidecar{}
 	return s, s.read(name, file)
-}
-
-// stream copies a member's snapshot into a store without its host's help.
-func stream(ctx context.Context, c *lab.Cluster, src *lab.Member, store Store, limit time.Duration) (temp string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	cli, err := etcd.Local(c, src)
-	if err != nil {
-		return "", err
-	}
-	defer cli.Close()
-	data, err := cli.Snapshot(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer data.Close()
-	f, err := store.temp()
-	if err != nil {
-		return "", err
-	}
-	_, err = io.Copy(f, data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return f.Name(), nil
 }
 
 // read verifies a file on this machine, byte by byte and page by page, and
@@ -434,14 +469,20 @@ func (s *Sidecar) load(name, file string) (*etcd.Database, error) {
 		return nil, err
 	}
 	defer f.Close()
-	sum := sha256.New()
-	if err := etcd.VerifySnapshot(name, io.TeeReader(f, sum)); err != nil {
-		return nil, err
-	}
-	size, err := f.Seek(0, io.SeekEnd)
+	sum, size, err := etcd.VerifySnapshot(name, f)
 	if err != nil {
 		return nil, err
 	}
+	d, err := sound(name, file)
+	if err != nil {
+		return nil, err
+	}
+	s.fill(d, sum, size)
+	return d, nil
+}
+
+// sound reads a database whose pages are.
+func sound(name, file string) (*etcd.Database, error) {
 	if err := etcd.CheckPages(file); err != nil {
 		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database whose pages are sound", Got: err.Error()}
 	}
@@ -449,7 +490,6 @@ func (s *Sidecar) load(name, file string) (*etcd.Database, error) {
 	if err != nil {
 		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database of etcd", Got: err.Error()}
 	}
-	s.fill(d, hex.EncodeToString(sum.Sum(nil)), size)
 	return d, nil
 }
 

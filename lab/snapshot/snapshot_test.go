@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,44 +12,15 @@ import (
 
 	"filippo.io/age"
 
-	"github.com/etcdrill/etcdrill/drivers/local"
-	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
-	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/snapshot"
 )
 
-func TestMain(m *testing.M) {
-	if handled, code := tools.Main(os.Args); handled {
-		os.Exit(code)
-	}
-	os.Setenv("GORACE", "atexit_sleep_ms=0") // or every etcdctl would sleep a second before it ends
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // up makes a lab for one test.
-func up(t *testing.T, members int) *lab.Env {
-	t.Helper()
-	var spec lab.Spec
-	lab.Defaults(&spec)
-	spec.Members, spec.Heartbeat, spec.Election = members, 50*time.Millisecond, 500*time.Millisecond
-	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	c, err := d.Up(ctx, "t", spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eyes := &etcd.Observer{}
-	t.Cleanup(func() {
-		eyes.Close()
-		if err := d.Down(context.Background(), "t"); err != nil {
-			t.Error(err)
-		}
-	})
-	journal := lab.NewJournal(discard{}, time.Now(), func(lab.Event) {})
-	return &lab.Env{Cluster: c, Kit: lab.Kit{Look: eyes.Look}, Rand: rand.New(rand.NewPCG(1, 2)), Journal: journal, Owner: "test"}
-}
+func up(t *testing.T, members int) *lab.Env { return labtest.Up(t, members, 0, nil).Env }
 
 func store(t *testing.T, e *lab.Env, ref string) snapshot.Store {
 	t.Helper()
@@ -61,23 +31,9 @@ func store(t *testing.T, e *lab.Env, ref string) snapshot.Store {
 	return s
 }
 
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
-func (discard) Close() error                { return nil }
-
 func put(t *testing.T, e *lab.Env, kv ...string) {
 	t.Helper()
-	cli, err := etcd.Client(e.Cluster)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cli.Close()
-	for i := 0; i < len(kv); i += 2 {
-		if _, err := cli.Put(t.Context(), kv[i], kv[i+1]); err != nil {
-			t.Fatal(err)
-		}
-	}
+	(&labtest.Lab{Env: e}).Put(t, kv...)
 }
 
 // refused wants a finding that says text.
@@ -209,35 +165,6 @@ func TestSnapshot(t *testing.T) {
 		refused(t, err, "not the one its sidecar tells of")
 	})
 	t.Run("packed", func(t *testing.T) { packed(t, ctx, e) })
-	t.Run("no etcdctl that can be believed", func(t *testing.T) {
-		for script, says := range map[string]string{
-			"true":                  "said it saved",
-			`: >"$4"`:               "an empty file",
-			`echo broken >"$4"`:     "cut off, or something else",
-			`echo no >&2; exit 1`:   "exit 1",
-			"kill -9 $$":            "SIGKILL",
-			`: >"$4.part"; exit 17`: "exit 17",
-		} {
-			liar := *e
-			c := *e.Cluster
-			liar.Cluster, c.Seats = &c, nil
-			for _, m := range e.Seats {
-				lying := *m
-				lying.Bin = t.TempDir()
-				if err := os.WriteFile(filepath.Join(lying.Bin, "etcdctl"), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
-					t.Fatal(err)
-				}
-				c.Seats = append(c.Seats, &lying)
-			}
-			if name, _, err := (&snapshot.Save{}).Do(ctx, &liar); err == nil || !strings.Contains(err.Error(), says) {
-				t.Errorf("%s: %q, %v", script, name, err)
-			}
-		}
-		clean(t, e)
-		if all, err := kept.List(ctx); err != nil || len(all) != 2 {
-			t.Errorf("%d snapshots, %v", len(all), err)
-		}
-	})
 	t.Run("interrupted", func(t *testing.T) {
 		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 		defer cancel()

@@ -130,7 +130,7 @@ func (s Store) Find(ctx context.Context, ref string) (Entry, error) {
 		return Entry{}, err
 	}
 	for _, e := range slices.Backward(all) {
-		if ref == Latest || e.Name == ref || e.Sidecar != nil && e.Sidecar.Label == ref || label(e.Name) == ref {
+		if ref == Latest || e.Name == ref || e.Sidecar != nil && e.Sidecar.Label == ref || LabelIn(e.Name) == ref {
 			return e, nil
 		}
 	}
@@ -144,15 +144,25 @@ func (s Store) Find(ctx context.Context, ref string) (Entry, error) {
 	}
 	if slices.ContainsFunc(files, func(f string) bool {
 		n, part := strings.CutSuffix(f, fileExt+".part")
-		return part && (ref == Latest || n == ref || label(n) == ref)
+		return part && (ref == Latest || n == ref || LabelIn(n) == ref)
 	}) {
 		got = "a .part, which is a snapshot whose saving never ended"
 	}
 	return Entry{}, &lab.Failure{What: "snapshot " + ref, Want: "one of that name or label in " + s.Where, Got: got}
 }
 
-// label is what stands behind time and revision in a name.
-func label(name string) string {
+// Name is what something is called that was saved then, at a revision, with a
+// label or none. In the order of such names is the order of time.
+func Name(at time.Time, revision int64, label string) string {
+	name := fmt.Sprintf("%s-r%d", at.UTC().Format("20060102-150405.000"), revision)
+	if label != "" {
+		name += "-" + label
+	}
+	return name
+}
+
+// LabelIn is the label in a Name; empty without one.
+func LabelIn(name string) string {
 	if m := named.FindStringSubmatch(name); m != nil {
 		return m[1]
 	}
@@ -173,24 +183,30 @@ func ValidLabel(label string) error {
 	return nil
 }
 
-// temp is [Temp] in the store's directory, or for a store that is elsewhere in
+// fill is [Fill] in the store's directory, or for a store that is elsewhere in
 // that for temporary files.
-func (s Store) temp() (*os.File, error) { return Temp(cmp.Or(s.Dir, os.TempDir())) }
+func (s Store) fill(write func(f *os.File) error) (file string, err error) {
+	return Fill(cmp.Or(s.Dir, os.TempDir()), write)
+}
 
-// Temp makes a file in the directory of a store that is nothing of it yet, for
+// Fill makes a file in the directory of a store that is nothing of it yet, for
 // its owner alone, and deletes those that processes have left which are gone.
-func Temp(dir string) (*os.File, error) {
+// When write fails there is no file.
+func Fill(dir string, write func(f *os.File) error) (file string, err error) {
 	if err := tidy(dir); err != nil {
-		return nil, err
+		return "", err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, newScratch()), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
+		return "", fmt.Errorf("store: %w", err)
 	}
-	return f, nil
+	if err := errors.Join(write(f), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
 }
 
-// TempDir is Temp for a directory.
+// TempDir makes such a directory, with nothing in it.
 func TempDir(dir string) (string, error) {
 	if err := tidy(dir); err != nil {
 		return "", err
@@ -239,21 +255,20 @@ func (s Store) add(ctx context.Context, temp string, side *Sidecar, how Packing)
 	if err != nil {
 		return "", err
 	}
-	beside, err := s.temp()
+	beside, err := s.fill(func(f *os.File) error {
+		_, err := f.Write(append(data, '\n'))
+		return errors.Join(err, f.Sync(), f.Chmod(0o400))
+	})
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(beside.Name())
-	_, err = beside.Write(append(data, '\n'))
-	if err := errors.Join(err, beside.Sync(), beside.Close(), os.Chmod(beside.Name(), 0o400), os.Chmod(temp, 0o400)); err != nil {
+	defer os.Remove(beside)
+	if err := os.Chmod(temp, 0o400); err != nil {
 		return "", err
 	}
-	for at := side.Time.UTC(); ; at = at.Add(time.Millisecond) {
-		name := fmt.Sprintf("%s-r%d", at.Format("20060102-150405.000"), side.Revision)
-		if side.Label != "" {
-			name += "-" + side.Label
-		}
-		err := s.put(ctx, name+sidecarExt, beside.Name())
+	for at := side.Time; ; at = at.Add(time.Millisecond) {
+		name := Name(at, side.Revision, side.Label)
+		err := s.put(ctx, name+sidecarExt, beside)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -274,15 +289,11 @@ func (s Store) pack(file string, how Packing) (string, error) {
 		return "", err
 	}
 	defer in.Close()
-	out, err := s.temp()
+	packed, err := s.fill(func(out *os.File) error { return errors.Join(how.pack(out, in), out.Sync()) })
 	if err != nil {
-		return "", err
+		err = fmt.Errorf("packing of a snapshot: %w", err)
 	}
-	err = how.pack(out, in)
-	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return "", errors.Join(fmt.Errorf("packing of a snapshot: %w", err), os.Remove(out.Name()))
-	}
-	return out.Name(), nil
+	return packed, err
 }
 
 // Open gives the path on this machine of the snapshot as it was before it was
@@ -305,20 +316,17 @@ func (e Entry) Open(ctx context.Context, identity string) (file string, done fun
 	if c, ok := r.(io.Closer); ok {
 		defer c.Close()
 	}
-	out, err := e.store.temp()
+	file, err = e.store.fill(func(out *os.File) error {
+		_, err := io.Copy(out, r)
+		if err != nil && r != in && ctx.Err() == nil {
+			err = notWhole("snapshot", filepath.Base(e.File), err)
+		}
+		return err
+	})
 	if err != nil {
 		return "", nil, err
 	}
-	if _, err := io.Copy(out, r); err != nil {
-		if r != in && ctx.Err() == nil {
-			err = notWhole("snapshot", filepath.Base(e.File), err)
-		}
-		return "", nil, errors.Join(err, out.Close(), os.Remove(out.Name()))
-	}
-	if err := out.Close(); err != nil {
-		return "", nil, errors.Join(err, os.Remove(out.Name()))
-	}
-	return out.Name(), func() error { return remove(out.Name()) }, nil
+	return file, func() error { return remove(file) }, nil
 }
 
 // Remove deletes a snapshot, its file first.

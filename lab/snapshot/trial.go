@@ -29,21 +29,25 @@ func (o *Outcome) String() string {
 	return fmt.Sprintf("restored and booted on %s in %.1fs: %d keys, hash %08x, %s", o.Host, o.Seconds, o.Keys, o.Hash, o.Compared)
 }
 
-// Trial restores a snapshot that lies on a member's host into a directory of its
-// own there and boots a throwaway member from it, alone: without peers,
-// on a free port of loopback, with the member's own certificates. Its keys must
-// be those that were counted in the file, and its HashKV at the snapshot's
-// revision that of the source, as it is when the restore bumps nothing (FE12).
-// Nothing is left of it, however it ends.
+// trial brings a snapshot that is a file of this machine to a member's host,
+// restores it into a directory of its own there and boots a throwaway member
+// from it, alone: without peers, on a free port of loopback, with the member's
+// own certificates. Its keys must be those that were counted in the file, and
+// its HashKV at the snapshot's revision that of the source, as it is when the
+// restore bumps nothing (FE12). Nothing is left of it, however it ends.
 //
 // What is found wrong is a *lab.Failure.
-func Trial(ctx context.Context, e *lab.Env, m *lab.Member, file string, side *Sidecar) (out *Outcome, err error) {
+func trial(ctx context.Context, e *lab.Env, m *lab.Member, file string, side *Sidecar) (out *Outcome, err error) {
 	start := time.Now()
 	dir, done, err := workspace(ctx, e, m.Host)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	there := path.Join(dir, "snapshot"+fileExt)
+	if err := lab.Upload(ctx, m.Host, there, 0o400, file); err != nil {
+		return nil, err
+	}
 	port, err := freePort(ctx, m.Host)
 	if err != nil {
 		return nil, err
@@ -54,7 +58,7 @@ func Trial(ctx context.Context, e *lab.Env, m *lab.Member, file string, side *Si
 		t.seat.LocalURL = "https://" + port
 	}
 	t.seat.ClientURL = t.seat.LocalURL
-	if _, err := etcd.Tool(ctx, e, m, "etcdutl", t.restore(file)...); err != nil {
+	if _, err := etcd.Tool(ctx, e, m, "etcdutl", t.restore(there)...); err != nil {
 		var exit *lab.ExitError
 		if errors.As(err, &exit) {
 			return nil, &lab.Failure{What: "snapshot " + side.name() + ": trial restore", Want: "etcdutl restores it", Got: exit.Error()}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,7 +176,7 @@ func NotNewer(ctx context.Context, e *lab.Env, look []lab.Status, m *lab.Member,
 		}
 	}
 	if lowest == "" { // nobody answers: ask the tool that would restore it
-		out, err := m.Host.Run(ctx, etcd.ToolCmd(m, "etcdutl", "version"))
+		out, err := m.Host.Run(ctx, etcd.ToolCmd(e.Cluster, m, "etcdutl", "version"))
 		if err != nil {
 			return fmt.Errorf("version of etcd in this lab: %w", err)
 		}
@@ -214,18 +213,5 @@ func (v *Verify) try(ctx context.Context, e *lab.Env, look []lab.Status, file st
 			break
 		}
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	work, done, err := workspace(ctx, e, m.Host)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, done()) }()
-	there := path.Join(work, "snapshot"+fileExt)
-	if err := m.Host.Put(ctx, there, 0o400, data); err != nil {
-		return nil, err
-	}
-	return Trial(ctx, e, m, there, s)
+	return trial(ctx, e, m, file, s)
 }

@@ -103,14 +103,14 @@ func (s *State) guess(ctx context.Context, e *lab.Env) {
 	})
 	var last etcd.Log
 	for i, h := range s.Hosts {
-		_, cluster, ok := strings.Cut(h.Holds, " of cluster ")
+		_, cluster, ok := etcd.ParseIdentity(h.Holds)
 		if ok && (s.Epoch.Cluster == "" || last.End.Behind(logs[i].End)) {
 			last, s.Epoch.Cluster = logs[i], cluster
 		}
 	}
 	for i := range s.Hosts {
 		h := &s.Hosts[i]
-		member, cluster, ok := strings.Cut(strings.TrimPrefix(h.Holds, "member "), " of cluster ")
+		member, cluster, ok := etcd.ParseIdentity(h.Holds)
 		configured := slices.ContainsFunc(h.Files, func(f File) bool { return f.Kind == Config })
 		switch {
 		case ok && cluster == s.Epoch.Cluster:
@@ -164,6 +164,9 @@ func (h *Host) look(ctx context.Context, m *lab.Member) error {
 		return fmt.Errorf("process: %w", err)
 	}
 	h.Running = st.Running
+	if err := etcd.LogInside(ctx, m); err != nil {
+		return err
+	}
 	holds, err := recovery.Contents(ctx, m, m.DataDir)
 	if err != nil {
 		return err

@@ -223,39 +223,35 @@ func salvage(ctx context.Context, e *lab.Env, store Store) (file string, side *s
 			defer cancel()
 			err = errors.Join(err, step.Undo(clean, e))
 		}()
-		if err := errors.Join(step.Before(limited, e), step.Do(limited, e)); err != nil {
+		if err := step.Before(limited, e); err != nil {
+			return "", nil, err
+		}
+		if err := step.Do(limited, e); err != nil {
 			return "", nil, err
 		}
 	}
+	survivor, cluster, _ := etcd.ParseIdentity(op.Decided.Old)
 	data, err := m.Host.Get(ctx, op.Decided.File)
 	if err != nil {
 		return "", nil, err
 	}
-	f, err := snapshot.Temp(store.Dir)
+	file, err = snapshot.Fill(store.Dir, func(f *os.File) (err error) {
+		if _, err = f.Write(data); err == nil {
+			side, err = snapshot.Inspect("salvaged from "+m.Name, f.Name())
+		}
+		if err == nil {
+			// Nobody may answer any more who could say which cluster it was.
+			was := lab.Status{Up: true, Cluster: cluster}
+			side.Highest, err = snapshot.Record(e.Cluster, append(e.Look(ctx), was), side.Revision)
+		}
+		return err
+	})
 	if err != nil {
 		return "", nil, err
 	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err == nil {
-		side, err = snapshot.Inspect("salvaged from "+m.Name, f.Name())
-	}
-	if err == nil {
-		// Nobody may answer any more who could say which cluster it was.
-		was := lab.Status{Up: true, Cluster: clusterOf(op.Decided.Old)}
-		side.Highest, err = snapshot.Record(e.Cluster, append(e.Look(ctx), was), side.Revision)
-	}
-	if err != nil {
-		return "", nil, errors.Join(err, os.Remove(f.Name()))
-	}
 	side.Version, side.Time, side.Lab, side.Source, side.Lag = 1, time.Now().UTC(), e.ID, m.Name, -1
-	side.SourceID, _, _ = strings.Cut(strings.TrimPrefix(op.Decided.Old, "member "), " ")
-	return f.Name(), side, nil
-}
-
-// clusterOf is the id in an identity, see etcd.Identity.
-func clusterOf(identity string) string {
-	_, cluster, _ := strings.Cut(identity, " of cluster ")
-	return cluster
+	side.SourceID = survivor
+	return file, side, nil
 }
 
 // keep puts the files of a host into the store: private keys and certificates

@@ -139,17 +139,12 @@ func (s Store) Find(ref string) (Entry, error) {
 	return Entry{}, &lab.Failure{What: fmt.Sprintf("state %q", ref), Want: "a whole name, or a label that one state has, in " + s.Dir, Got: got}
 }
 
-var named = regexp.MustCompile(`^[0-9]{8}-[0-9]{6}\.[0-9]{3}-r[0-9]+-(.+)$`)
-
 // label is what a state is called, also when its manifest cannot be read.
 func (e Entry) label() string {
 	if e.State != nil {
 		return e.State.Label
 	}
-	if m := named.FindStringSubmatch(e.Name); m != nil {
-		return m[1]
-	}
-	return ""
+	return snapshot.LabelIn(e.Name)
 }
 
 // locked does something to a store while no other process does: what nobody
@@ -178,16 +173,15 @@ func checksum(data []byte) string {
 
 // put keeps content and returns its name.
 func (s Store) put(data []byte) (string, error) {
-	f, err := snapshot.Temp(s.Dir)
+	file, err := snapshot.Fill(s.Dir, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
 	sum := checksum(data)
-	return sum, s.adopt(f.Name(), sum)
+	return sum, s.adopt(file, sum)
 }
 
 // adopt makes a file of the store's filesystem, whose SHA-256 is known, a blob.
@@ -241,11 +235,8 @@ func (s Store) get(sum string) ([]byte, error) {
 
 // add gives a state whose parts are in the store its name.
 func (s Store) add(st *State) (string, error) {
-	for at := st.Time.UTC(); ; at = at.Add(time.Millisecond) {
-		name := fmt.Sprintf("%s-r%d", at.Format("20060102-150405.000"), st.Epoch.Revision)
-		if st.Label != "" {
-			name += "-" + st.Label
-		}
+	for at := st.Time; ; at = at.Add(time.Millisecond) {
+		name := snapshot.Name(at, st.Epoch.Revision, st.Label)
 		if err := s.addAs(name, st); !errors.Is(err, fs.ErrExist) {
 			return name, err
 		}
@@ -264,34 +255,25 @@ func (s Store) addAs(name string, st *State) error {
 
 // addBytes is addAs of a manifest as it is.
 func (s Store) addBytes(name string, manifest []byte) error {
-	f, err := snapshot.Temp(s.Dir)
+	file, err := snapshot.Fill(s.Dir, func(f *os.File) error {
+		_, err := f.Write(manifest)
+		return errors.Join(err, f.Sync(), f.Chmod(0o400))
+	})
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(manifest)
-	if err := errors.Join(err, f.Sync(), f.Close(), os.Chmod(f.Name(), 0o400)); err != nil {
-		return err
-	}
+	defer os.Remove(file)
 	// The parts are there for good before the name is.
 	for _, dir := range []string{filepath.Join(s.Dir, "blobs"), s.Dir} {
-		if err := syncDir(dir); err != nil {
+		if err := snapshot.SyncDir(dir); err != nil {
 			return err
 		}
 	}
 	// A link is refused where there is something already; a rename is not.
-	if err := os.Link(f.Name(), s.manifest(name)); err != nil {
+	if err := os.Link(file, s.manifest(name)); err != nil {
 		return err
 	}
-	return syncDir(s.Dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return snapshot.SyncDir(s.Dir)
 }
 
 // Remove deletes states, and the parts that no other state has.
@@ -333,7 +315,7 @@ func (s Store) sweep() error {
 			}
 		}
 	}
-	return syncDir(filepath.Join(s.Dir, "blobs"))
+	return snapshot.SyncDir(filepath.Join(s.Dir, "blobs"))
 }
 
 // Sound looks whether a state can be trusted: all parts are there, whole, and of

@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"filippo.io/age"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcdrill/etcdrill/drivers/local"
-	"github.com/etcdrill/etcdrill/drivers/local/tools"
+	"github.com/etcdrill/etcdrill/drivers/local/labtest"
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/operation"
@@ -23,19 +21,12 @@ import (
 	"github.com/etcdrill/etcdrill/lab/vault"
 )
 
-func TestMain(m *testing.M) {
-	if handled, code := tools.Main(os.Args); handled {
-		os.Exit(code)
-	}
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // bench is a lab under test.
 type bench struct {
-	*lab.Env
-	t     *testing.T
-	notes []string
+	*labtest.Lab
+	t *testing.T
 }
 
 func up(t *testing.T, members, spares int) *bench {
@@ -43,79 +34,19 @@ func up(t *testing.T, members, spares int) *bench {
 	if testing.Short() {
 		t.Skip("starts etcd")
 	}
-	var spec lab.Spec
-	lab.Defaults(&spec)
-	spec.Members, spec.Spares = members, spares
-	spec.Heartbeat, spec.Election = 50*time.Millisecond, 500*time.Millisecond
-	spec.Flags = map[string]string{"strict-reconfig-check": "false"}
-	d := local.New(local.Options{Root: t.TempDir(), Drill: t.Name(), Binary: os.Getenv("ETCDRILL_BINARY")})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c, err := d.Up(ctx, "t", spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eyes := &etcd.Observer{}
-	t.Cleanup(func() {
-		eyes.Close()
-		if err := d.Down(context.Background(), "t"); err != nil {
-			t.Error(err)
-		}
-	})
-	b := &bench{t: t}
-	j := lab.NewJournal(discard{}, time.Now(), func(e lab.Event) {
-		if e.Kind == lab.EventNote {
-			b.notes = append(b.notes, e.Text)
-		}
-	})
-	b.Env = &lab.Env{Cluster: c, Kit: lab.Kit{Look: eyes.Look}, Journal: j}
-	return b
-}
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
-func (discard) Close() error                { return nil }
-
-func (b *bench) client(do func(ctx context.Context, cli *clientv3.Client) error) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), 30*time.Second)
-	defer cancel()
-	cli, err := etcd.Client(b.Cluster)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer cli.Close()
-	if err := do(ctx, cli); err != nil {
-		b.t.Fatal(err)
-	}
+	return &bench{Lab: labtest.Up(t, members, spares, func(s *lab.Spec) {
+		s.Flags = map[string]string{"strict-reconfig-check": "false"}
+	}), t: t}
 }
 
 func (b *bench) put(key, value string) {
 	b.t.Helper()
-	b.client(func(ctx context.Context, cli *clientv3.Client) error {
-		_, err := cli.Put(ctx, key, value)
-		return err
-	})
+	b.Put(b.t, key, value)
 }
 
-// has asserts the value of a key, "" for none.
 func (b *bench) has(key, want string) {
 	b.t.Helper()
-	b.client(func(ctx context.Context, cli *clientv3.Client) error {
-		r, err := cli.Get(ctx, key)
-		if err != nil {
-			return err
-		}
-		got := ""
-		if len(r.Kvs) > 0 {
-			got = string(r.Kvs[0].Value)
-		}
-		if got != want {
-			b.t.Errorf("%s is %q, want %q", key, got, want)
-		}
-		return nil
-	})
+	b.Has(b.t, key, want)
 }
 
 // cluster is the id of the one cluster that serves, and who its members are.

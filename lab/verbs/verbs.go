@@ -65,6 +65,7 @@ func All() lab.Verbs {
 			"rolling-restart": func() lab.Action { return &action.RollingRestart{} },
 			"defrag-all":      func() lab.Action { return &action.DefragAll{} },
 			"free-space":      func() lab.Action { return &action.FreeSpace{} },
+			"repair":          func() lab.Action { return &action.Repair{} },
 			"rotate":          func() lab.Action { return &action.Rotate{} },
 			"upgrade":         func() lab.Action { return &action.Upgrade{} },
 
