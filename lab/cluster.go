@@ -26,6 +26,7 @@ type Spec struct {
 	Discovery string            `yaml:"discovery" default:"static" doc:"static (each member is told all of them) or dns (the first members, and clients that want to, find them by SRV records; all URLs are names)"`
 	Etcd      string            `yaml:"etcd" doc:"directory with etcd, etcdctl and etcdutl to run instead of the embedded ones"`
 	EtcdOf    map[string]string `yaml:"etcd-of" doc:"the same for single members: name to directory"`
+	Revive    bool              `yaml:"revive" doc:"the hosts' supervisors start a member that ended by itself again, a second later; faults and steps that stop one tell them"`
 	Flags     map[string]string `yaml:"flags" doc:"further etcd settings, as in its configuration file"`
 	Adopt     *Adopt            `yaml:"adopt" doc:"no new cluster: one that is there already; alone in cluster"`
 

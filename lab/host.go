@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -66,6 +67,39 @@ func Upload(ctx context.Context, h Host, path string, mode fs.FileMode, file str
 		return err
 	}
 	return h.Put(ctx, path, mode, data)
+}
+
+// Downloader is a Host that has a cheaper way to get a large file than Get. The
+// contract is that of Get; when it fails, a part of the file may have come.
+type Downloader interface {
+	Download(ctx context.Context, path string, to io.Writer) error
+}
+
+// Download writes a file of a host, as Get reads it, piece by piece where the
+// host can.
+func Download(ctx context.Context, h Host, path string, to io.Writer) error {
+	if d, ok := h.(Downloader); ok {
+		return d.Download(ctx, path, to)
+	}
+	data, err := h.Get(ctx, path)
+	if err == nil {
+		_, err = to.Write(data)
+	}
+	return err
+}
+
+// Copied calls do with a copy of a host's file on this machine for the while, in
+// the directory for temporary files. Its errors are those of Get, and of do.
+func Copied(ctx context.Context, h Host, path string, do func(file string) error) error {
+	f, err := os.CreateTemp("", "etcdrill-copy-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	if err := errors.Join(Download(ctx, h, path, f), f.Close()); err != nil {
+		return err
+	}
+	return do(f.Name())
 }
 
 // Cmd is a command for a Host: an argument vector, never a shell line.

@@ -263,16 +263,22 @@ func (h *Host) Upload(ctx context.Context, path string, mode fs.FileMode, file s
 
 // Get implements lab.Host.
 func (h *Host) Get(ctx context.Context, path string) ([]byte, error) {
+	var b bytes.Buffer
+	err := h.Download(ctx, path, &b)
+	return b.Bytes(), err
+}
+
+// Download implements lab.Downloader.
+func (h *Host) Download(ctx context.Context, path string, to io.Writer) error {
 	resp, err := h.ask(ctx, http.MethodGet, pathFile, url.Values{"path": {path}}, nil)
-	if err != nil {
-		return nil, fmt.Errorf("%s: get %s: %w", h.name, path, err)
+	if err == nil {
+		defer resp.Body.Close()
+		_, err = io.Copy(to, resp.Body)
 	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("%s: get %s: %w", h.name, path, err)
+		return fmt.Errorf("%s: get %s: %w", h.name, path, err)
 	}
-	return data, nil
+	return nil
 }
 
 // Dial implements lab.Host: straight to the container where this machine has a

@@ -3,8 +3,10 @@ package drivertest
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
@@ -215,6 +217,16 @@ func (s *suite) host(t *testing.T, c *lab.Cluster) {
 		must(t, lab.Upload(ctx, h, "some/where/large", 0o400, whole))
 		if data, err := h.Get(ctx, "some/where/large"); err != nil || !bytes.Equal(data, bytes.Repeat([]byte("large"), 1<<20)) {
 			t.Errorf("get of what was uploaded: %d bytes, %v", len(data), err)
+		}
+		sum := sha256.New()
+		if err := lab.Download(ctx, h, "some/where/large", sum); err != nil || !bytes.Equal(sum.Sum(nil), sumOf(bytes.Repeat([]byte("large"), 1<<20))) {
+			t.Errorf("download of what was uploaded: %v", err)
+		}
+		if err := lab.Download(ctx, h, "not/there", io.Discard); !isNotExist(err) {
+			t.Errorf("download of nothing: %v, want fs.ErrNotExist", err)
+		}
+		if err := lab.Download(ctx, h, "some/where/large", full{}); !errors.Is(err, errFull) {
+			t.Errorf("download to where nothing can be written: %v, want %v", err, errFull)
 		}
 		if err := lab.Upload(ctx, h, "some/where/none", 0o400, whole+".none"); !isNotExist(err) {
 			t.Errorf("upload of nothing: %v, want fs.ErrNotExist", err)
@@ -506,4 +518,17 @@ func (s *suite) refusals(t *testing.T) {
 // refused tells whether a connection was turned away rather than left hanging.
 func refused(err error) bool {
 	return err != nil && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) && !errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// full takes nothing.
+type full struct{}
+
+var errFull = errors.New("full")
+
+// Write implements io.Writer.
+func (full) Write([]byte) (int, error) { return 0, errFull }
+
+func sumOf(data []byte) []byte {
+	sum := sha256.Sum256(data)
+	return sum[:]
 }

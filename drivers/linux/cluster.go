@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"slices"
@@ -41,6 +42,11 @@ func (h *host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 // Upload implements lab.Uploader.
 func (h *host) Upload(ctx context.Context, path string, mode fs.FileMode, file string) error {
 	return lab.Upload(ctx, h.Host, path, mode, file)
+}
+
+// Download implements lab.Downloader.
+func (h *host) Download(ctx context.Context, path string, to io.Writer) error {
+	return lab.Download(ctx, h.Host, path, to)
 }
 
 // Dial implements lab.Host. Other hosts of the lab are reached as this host's

@@ -364,7 +364,11 @@ func (l *linuxLab) lay(ctx context.Context, i int, o Options) error {
 		path.Join(unitDir, agent): fmt.Sprintf(agentText, l.ID, s.Name, member, bin, AgentWord, s.agent(), path.Join(s.Dir, "agent.log")),
 	}
 	if s.Found == nil {
-		files[path.Join(unitDir, member)] = fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, strings.Join(append(throughSOCKS(s), l.record.names(s)...), " "), path.Join(s.bin(), "etcd"), s.config(), s.etcdLog())
+		restart := "no"
+		if o.Spec.Revive {
+			restart = "always"
+		}
+		files[path.Join(unitDir, member)] = fmt.Sprintf(etcdText, l.ID, s.Name, s.Dir, strings.Join(append(throughSOCKS(s), l.record.names(s)...), " "), path.Join(s.bin(), "etcd"), s.config(), restart, s.etcdLog())
 	}
 	for file, data := range files {
 		mode := fs.FileMode(0o644)
@@ -430,7 +434,8 @@ StandardError=inherit
 WantedBy=multi-user.target
 `
 
-// etcdText: never restarted, since what a drill killed has to stay dead.
+// etcdText: never restarted, since what a drill killed has to stay dead, unless
+// the spec wants it.
 const etcdText = `[Unit]
 Description=etcd of etcdrill lab %s on %s
 StartLimitIntervalSec=0
@@ -440,7 +445,8 @@ Type=exec
 WorkingDirectory=%s
 Environment=%s
 ExecStart=%s --config-file %s
-Restart=no
+Restart=%s
+RestartSec=1s
 TimeoutStopSec=90
 StandardOutput=append:%s
 StandardError=inherit

@@ -19,7 +19,7 @@ import (
 )
 
 // unit is a member's process, seen by the agent on the same host: a systemd
-// unit that nobody restarts.
+// unit.
 type unit struct {
 	name string
 	// dropIn is that of an adopted unit: as long as it is there nobody restarts
@@ -131,7 +131,7 @@ func (u *unit) signal(ctx context.Context, name string) error {
 }
 
 // state asks the kernel for the unit's process, and systemd where that is not
-// known or gone: a unit that nobody restarts has no other one while it lives.
+// known or gone: a unit has no other one while that lives.
 // systemd takes ten milliseconds and more to answer, and a fault is proved by
 // half a dozen looks.
 func (u *unit) state(ctx context.Context) (lab.ProcState, error) {

@@ -146,6 +146,20 @@ func (h *host) Get(ctx context.Context, path string) ([]byte, error) {
 	return data, nil
 }
 
+// Download implements lab.Downloader.
+func (h *host) Download(ctx context.Context, path string, to io.Writer) error {
+	f, err := os.Open(h.path(path))
+	if err != nil {
+		return fmt.Errorf("%s: %w", h.Name(), err)
+	}
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { f.Close() })()
+	if _, err := io.Copy(to, f); err != nil {
+		return fmt.Errorf("%s: get %s: %w", h.Name(), path, errors.Join(ctx.Err(), err))
+	}
+	return nil
+}
+
 // Dial implements lab.Host. Addresses and names of the lab are reached as the
 // host's etcd reaches them, under the rules of the links; all others directly.
 func (h *host) Dial(ctx context.Context, addr string) (net.Conn, error) {

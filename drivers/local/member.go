@@ -24,25 +24,32 @@ type member struct {
 	seat   seat
 	env    []string // see record.names
 	forker process.Forker
+	revive bool // a life that nobody asked to end is followed by another one
 
 	mu      sync.Mutex
 	cmd     *exec.Cmd     // of the present or last life, nil before the first
 	gone    chan struct{} // closed when that life is over and written down
 	state   lab.ProcState
 	stopped bool // it was sent STOP, and no CONT since
+	wanted  bool // it was started, and not asked to end since
 }
 
 // start begins a new life, unless one is going on.
 func (m *member) start(context.Context, control.Ask) (any, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.wanted = true
+	return nil, m.begin()
+}
+
+func (m *member) begin() error {
 	if m.state.Running {
-		return nil, nil
+		return nil
 	}
 	home := m.dir.host(m.seat.Name)
 	log, err := os.OpenFile(m.dir.log(m.seat.Name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("start etcd on %s: %w", m.seat.Name, err)
+		return fmt.Errorf("start etcd on %s: %w", m.seat.Name, err)
 	}
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(home, "bin", "etcd"), "--config-file", configFile(home))
@@ -52,7 +59,7 @@ func (m *member) start(context.Context, control.Ask) (any, error) {
 	cmd.Env = append(cmd.Env, labels(m.dir, m.id, m.seat.Name)...)
 	cmd.SysProcAttr = process.DieWithParent()
 	if err := m.forker.Start(cmd); err != nil {
-		return nil, fmt.Errorf("start etcd on %s: %w", m.seat.Name, err)
+		return fmt.Errorf("start etcd on %s: %w", m.seat.Name, err)
 	}
 	started, _, err := process.State(cmd.Process.Pid)
 	if err != nil {
@@ -62,7 +69,7 @@ func (m *member) start(context.Context, control.Ask) (any, error) {
 	m.state = lab.ProcState{Running: true, PID: cmd.Process.Pid, Started: started}
 	m.write()
 	go m.wait(cmd, m.gone)
-	return nil, nil
+	return nil
 }
 
 // throughSOCKS makes etcd reach all addresses but loopback through the host's
@@ -83,8 +90,20 @@ func (m *member) wait(cmd *exec.Cmd, gone chan struct{}) {
 	defer m.mu.Unlock()
 	m.state = lab.ProcState{Exit: ending(cmd.ProcessState), Ended: time.Now()}
 	m.write()
+	if m.revive && m.wanted {
+		time.AfterFunc(reviveAfter, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.wanted {
+				m.begin() // its log, if any, tells why not
+			}
+		})
+	}
 	close(gone)
 }
+
+// reviveAfter is how long a supervisor waits, as the units of hosts do.
+const reviveAfter = time.Second
 
 func ending(s *os.ProcessState) string {
 	if ws, ok := s.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
@@ -99,6 +118,7 @@ func (m *member) write() { writeJSON(m.dir.life(m.seat.Name), m.state) }
 
 func (m *member) stop(ctx context.Context, _ control.Ask) (any, error) {
 	m.mu.Lock()
+	m.wanted = false
 	if !m.state.Running {
 		m.mu.Unlock()
 		return nil, nil
@@ -176,6 +196,7 @@ func (m *member) look(ctx context.Context, _ control.Ask) (any, error) {
 func (m *member) kill() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.wanted = false
 	if m.state.Running {
 		m.cmd.Process.Kill()
 	}

@@ -89,7 +89,7 @@ func supervise(d dir) error {
 	fork := process.NewForker()
 	lives := map[string]*member{}
 	for _, s := range r.Seats {
-		lives[s.Name] = &member{dir: d, id: r.ID, seat: s, env: r.names(s), forker: fork}
+		lives[s.Name] = &member{dir: d, id: r.ID, seat: s, env: r.names(s), forker: fork, revive: r.Spec.Revive}
 	}
 	defer func() {
 		for _, m := range lives {

@@ -71,7 +71,7 @@ func (h *Host) Connect(ctx context.Context) error {
 }
 
 // execute runs a script of ours with arguments, as root where that can be.
-func (h *Host) execute(ctx context.Context, input io.Reader, as form, argv ...string) (ended, error) {
+func (h *Host) execute(ctx context.Context, p pipes, argv ...string) (ended, error) {
 	if err := ctx.Err(); err != nil {
 		return ended{}, err
 	}
@@ -82,7 +82,7 @@ func (h *Host) execute(ctx context.Context, input io.Reader, as form, argv ...st
 	if l.sudo {
 		argv = append([]string{"sudo", "-n", "-H", "--"}, argv...)
 	}
-	return l.execute(ctx, "exec "+lab.Quote(argv), input, as)
+	return l.execute(ctx, "exec "+lab.Quote(argv), p)
 }
 
 // Run implements lab.Host. The command gets a process group of its own. That
@@ -98,9 +98,9 @@ func (h *Host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 	if dir != "" {
 		dir = h.path(dir)
 	}
-	pipe, as := "", plain
+	pipe := ""
 	if c.Stdin != nil {
-		pipe, as = "/tmp/.etcdrill-"+rand.Text(), pieces
+		pipe = "/tmp/.etcdrill-" + rand.Text()
 	}
 	argv := []string{"sh", "-c", `eval "$1"`, "etcdrill", runScript, pipe, h.dir, dir}
 	if len(c.Env) > 0 {
@@ -112,7 +112,7 @@ func (h *Host) Run(ctx context.Context, c lab.Cmd) (lab.Output, error) {
 			return lab.Output{}, h.fail(c.String(), errors.New("an argument holds a NUL byte, which no command can get"))
 		}
 	}
-	end, err := h.execute(ctx, c.Stdin, as, argv...)
+	end, err := h.execute(ctx, pipes{in: c.Stdin, pieces: true}, argv...)
 	out := lab.Output{Stdout: end.stdout, Stderr: end.stderr}
 	switch {
 	case err != nil:
@@ -165,7 +165,7 @@ func (h *Host) Put(ctx context.Context, path string, mode fs.FileMode, data []by
 
 func (h *Host) put(ctx context.Context, path string, mode fs.FileMode, data io.Reader, sum []byte) error {
 	path = h.path(path)
-	end, err := h.execute(ctx, data, plain, "sh", "-c", putScript, "etcdrill", path, fmt.Sprintf("%o", mode.Perm()), hex.EncodeToString(sum))
+	end, err := h.execute(ctx, pipes{in: data}, "sh", "-c", putScript, "etcdrill", path, fmt.Sprintf("%o", mode.Perm()), hex.EncodeToString(sum))
 	if err == nil && end.code != 0 {
 		err = end.refusal()
 	}
@@ -188,7 +188,7 @@ func (h *Host) Upload(ctx context.Context, path string, mode fs.FileMode, file s
 		return h.fail("upload", err)
 	}
 	sum := hash.Sum(nil)
-	end, err := h.execute(ctx, nil, plain, "sh", "-c", sumScript, "etcdrill", h.path(path))
+	end, err := h.execute(ctx, pipes{}, "sh", "-c", sumScript, "etcdrill", h.path(path))
 	if err == nil && end.code != 0 {
 		err = end.refusal()
 	}
@@ -207,18 +207,27 @@ func (h *Host) Upload(ctx context.Context, path string, mode fs.FileMode, file s
 
 // Get implements lab.Host.
 func (h *Host) Get(ctx context.Context, path string) ([]byte, error) {
+	var b bytes.Buffer
+	err := h.Download(ctx, path, &b)
+	return b.Bytes(), err
+}
+
+// Download implements lab.Downloader.
+func (h *Host) Download(ctx context.Context, path string, to io.Writer) error {
 	path = h.path(path)
-	end, err := h.execute(ctx, nil, plain, "sh", "-c", getScript, "etcdrill", path)
+	end, err := h.execute(ctx, pipes{out: to}, "sh", "-c", getScript, "etcdrill", path)
 	switch {
 	case err == nil && end.code == absent:
 		err = fs.ErrNotExist
 	case err == nil && end.code != 0:
 		err = end.refusal()
+	case err == nil:
+		err = end.cut
 	}
 	if err != nil {
-		return nil, h.fail("get "+path, err)
+		return h.fail("get "+path, err)
 	}
-	return end.stdout, nil
+	return nil
 }
 
 // Dial implements lab.Host: the host's ssh server connects for us.

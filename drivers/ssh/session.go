@@ -30,20 +30,20 @@ type ended struct {
 	stdout, stderr []byte
 	code           int
 	signal         string // without SIG, empty when it exited
+	cut            error  // why stdout is not all there
 }
 
-// form says how a command gets its input.
-type form int
-
-const (
-	plain  form = iota // as it is, and then its end
-	pieces             // as runScript wants it; the end comes when nobody waits for the command any more
-)
+// pipes are a command's ends that are ours.
+type pipes struct {
+	in     io.Reader
+	pieces bool      // in goes as runScript wants it; its end comes when nobody waits for the command any more
+	out    io.Writer // gets stdout while it comes; nil keeps it for ended
+}
 
 // execute runs one command line over the link. When ctx ends, so does the
 // lifeline, and the command by it. An error says that it is not known how the
 // command ended.
-func (l *link) execute(ctx context.Context, line string, input io.Reader, as form) (ended, error) {
+func (l *link) execute(ctx context.Context, line string, p pipes) (ended, error) {
 	if len(line) > longest {
 		return ended{}, fmt.Errorf("command line of %d bytes, expected at most %d: put the long part into a file", len(line), longest)
 	}
@@ -55,6 +55,7 @@ func (l *link) execute(ctx context.Context, line string, input io.Reader, as for
 		return ended{}, ctx.Err()
 	}
 	s := &session{link: l, exited: make(chan struct{}), over: make(chan struct{})}
+	s.out[0].to = p.out
 	opened := make(chan error, 1)
 	go func() { opened <- s.open(ctx, line) }()
 	select {
@@ -79,11 +80,11 @@ func (l *link) execute(ctx context.Context, line string, input io.Reader, as for
 		}
 	}()
 	var broken chan error
-	if input != nil {
+	if p.in != nil {
 		broken = make(chan error, 1)
 		go func() {
 			defer close(sent)
-			broken <- s.send(input, as)
+			broken <- s.send(p.in, p.pieces)
 		}()
 	} else {
 		close(sent)
@@ -91,8 +92,12 @@ func (l *link) execute(ctx context.Context, line string, input io.Reader, as for
 	for {
 		select {
 		case <-s.exited:
-			s.drain(ctx)
-			return s.result(), nil
+			whole := s.drain(ctx)
+			end := s.result()
+			if end.cut == nil && !whole {
+				end.cut = errors.New("more came than was waited for")
+			}
+			return end, nil
 		case <-s.over:
 			select {
 			case <-s.exited:
@@ -202,7 +207,7 @@ func (s *session) listen(requests <-chan *ssh.Request) {
 
 // send gives the command its input. A command that does not want it all is no
 // error.
-func (s *session) send(input io.Reader, as form) error {
+func (s *session) send(input io.Reader, inPieces bool) error {
 	write := func(data ...[]byte) (err error) {
 		s.input.Lock()
 		defer s.input.Unlock()
@@ -218,7 +223,7 @@ func (s *session) send(input io.Reader, as form) error {
 		n, err := input.Read(buf)
 		if n > 0 {
 			data := [][]byte{buf[:n]}
-			if as == pieces {
+			if inPieces {
 				data = [][]byte{fmt.Appendf(nil, "%d\n", n), buf[:n]}
 			}
 			if write(data...) != nil {
@@ -226,7 +231,7 @@ func (s *session) send(input io.Reader, as form) error {
 			}
 		}
 		switch {
-		case err == io.EOF && as == pieces:
+		case err == io.EOF && inPieces:
 			write([]byte("0\n"))
 			return nil
 		case err == io.EOF:
@@ -240,8 +245,8 @@ func (s *session) send(input io.Reader, as form) error {
 	}
 }
 
-// drain waits for the rest of the output.
-func (s *session) drain(ctx context.Context) {
+// drain waits for the rest of the output, and tells whether that was all.
+func (s *session) drain(ctx context.Context) bool {
 	done := make(chan struct{})
 	go func() {
 		s.copied.Wait()
@@ -249,9 +254,11 @@ func (s *session) drain(ctx context.Context) {
 	}()
 	select {
 	case <-done:
+		return true
 	case <-time.After(leftover):
 	case <-ctx.Done():
 	}
+	return false
 }
 
 // kill ends the lifeline, and waits a moment for the news that the command is
@@ -290,7 +297,9 @@ func (s *session) close() {
 }
 
 func (s *session) result() ended {
-	e := ended{stdout: s.out[0].take(), stderr: s.out[1].take()}
+	var e ended
+	e.stdout, e.cut = s.out[0].take()
+	e.stderr, _ = s.out[1].take()
 	select {
 	case <-s.exited:
 		e.code, e.signal = s.code, s.signal
@@ -299,25 +308,31 @@ func (s *session) result() ended {
 	return e
 }
 
-// output collects what a command prints, until it is taken.
+// output collects what a command prints, or hands it on, until it is taken.
 type output struct {
+	to    io.Writer // nil: collect
 	mu    sync.Mutex
 	text  bytes.Buffer
+	err   error // of to
 	taken bool
 }
 
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.taken {
+	switch {
+	case o.taken || o.err != nil: // the command is not to stand still for it
+	case o.to != nil:
+		_, o.err = o.to.Write(p)
+	default:
 		o.text.Write(p)
 	}
 	return len(p), nil
 }
 
-func (o *output) take() []byte {
+func (o *output) take() ([]byte, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.taken = true
-	return o.text.Bytes()
+	return o.text.Bytes(), o.err
 }

@@ -161,15 +161,22 @@ func TestData(t *testing.T) {
 	})
 	t.Run("snapshot", func(t *testing.T) {
 		b.must(t, &action.Snapshot{}, "member=m2", "file=backup/one.db")
-		data, err := b.Seats[1].Host.Get(t.Context(), "backup/one.db")
+		err := lab.Copied(t.Context(), b.Seats[1].Host, "backup/one.db", func(file string) error {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			if _, _, err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
+				return err
+			}
+			rev, err := etcd.FileRevision(file)
+			if now := b.read(t, "x").Header.Revision; rev < now {
+				t.Errorf("revision %d, want %d", rev, now)
+			}
+			return err
+		})
 		if err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
 			t.Error(err)
-		}
-		if rev, err := etcd.SnapshotRevision(data); err != nil || rev < b.read(t, "x").Header.Revision {
-			t.Errorf("revision %d, %v", rev, err)
 		}
 		if err := b.do(t, &action.Snapshot{}, "member=m2", "file=backup/one.db"); err == nil || !strings.Contains(err.Error(), "exists already") {
 			t.Errorf("overwritten without being told: %v", err)

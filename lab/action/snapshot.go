@@ -1,9 +1,9 @@
 package action
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -62,18 +62,27 @@ func (a *Snapshot) Do(ctx context.Context, e *lab.Env) error {
 	if _, err := etcd.Tool(ctx, e, m, "etcdctl", "snapshot", "save", file, etcd.TimeLeft(ctx)); err != nil {
 		return err
 	}
-	data, err := m.Host.Get(ctx, file)
-	if err != nil {
+	read := false
+	var size, rev int64
+	err = lab.Copied(ctx, m.Host, file, func(copied string) error {
+		read = true
+		f, err := os.Open(copied)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, size, err = etcd.VerifySnapshot(a.File, f); err == nil {
+			rev, err = etcd.FileRevision(copied)
+		}
+		return err
+	})
+	if err != nil && !read {
 		return fmt.Errorf("etcdctl said it saved %s on %s, and it cannot be read: %w", a.File, m.Name, err)
 	}
-	if _, _, err := etcd.VerifySnapshot(a.File, bytes.NewReader(data)); err != nil {
+	if err != nil {
 		return err
 	}
-	rev, err := etcd.SnapshotRevision(data)
-	if err != nil {
-		return fmt.Errorf("snapshot %s: %w", a.File, err)
-	}
-	e.Note(m.Name, "snapshot %s: %d bytes, SHA-256 trailer right, revision %d", a.File, len(data), rev)
+	e.Note(m.Name, "snapshot %s: %d bytes, SHA-256 trailer right, revision %d", a.File, size, rev)
 	if rev < floor {
 		return &lab.Failure{What: fmt.Sprintf("revision of snapshot %s, of %s", a.File, m.Name), Want: fmt.Sprintf("at least %d, where the cluster was before", floor), Got: fmt.Sprint(rev)}
 	}

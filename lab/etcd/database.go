@@ -64,7 +64,8 @@ func ReadDatabase(file string) (*Database, error) {
 	return d, err
 }
 
-// FileRevision reads only the revision of a database file, which is quick.
+// FileRevision reads only the revision of a database file, or of a snapshot,
+// which is quick: the highest one in its bucket of keys, 1 when that is empty.
 func FileRevision(file string) (rev int64, err error) {
 	err = inDatabase(file, func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte("key"))

@@ -352,10 +352,14 @@ func TestVerifySnapshot(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	if rev, err := etcd.SnapshotRevision(seed); rev != 42 || err != nil {
+	revision := func(data []byte) (rev int64, err error) {
+		err = etcd.AsFile(data, func(file string) (err error) { rev, err = etcd.FileRevision(file); return err })
+		return rev, err
+	}
+	if rev, err := revision(seed); rev != 42 || err != nil {
 		t.Errorf("revision %d, %v, want 42", rev, err)
 	}
-	if _, err := etcd.SnapshotRevision([]byte("no database at all, but long enough to be read as one" + strings.Repeat(".", 9000))); err == nil {
+	if _, err := revision([]byte("no database at all, but long enough to be read as one" + strings.Repeat(".", 9000))); err == nil {
 		t.Error("anything goes for a database")
 	}
 }

@@ -158,26 +158,6 @@ func sumBefore(r io.Reader) (h hash.Hash, total int64, last []byte, err error) {
 	}
 }
 
-// SnapshotRevision reads the revision of a snapshot: the highest one in its
-// bucket of keys, 1 when that is empty.
-func SnapshotRevision(data []byte) (rev int64, err error) {
-	err = AsFile(data, func(file string) (err error) {
-		rev, err = FileRevision(file)
-		return err
-	})
-	return rev, err
-}
-
-// ReadSnapshot is ReadDatabase of a snapshot in memory. It says nothing about
-// whether the snapshot is whole: see VerifySnapshot.
-func ReadSnapshot(data []byte) (d *Database, err error) {
-	err = AsFile(data, func(file string) (err error) {
-		d, err = ReadDatabase(file)
-		return err
-	})
-	return d, err
-}
-
 // AsFile calls do with a file of these bytes for the while, in the directory for
 // temporary files: a database is mapped into memory from a file.
 func AsFile(data []byte, do func(file string) error) error {

@@ -124,6 +124,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{"nobody", &fault.Crash{Member: on("leader")}, "not resolved"},
 		{"a host without a member", &fault.Crash{Member: spare}, "does not run already"},
+		{"whom nobody revives", &fault.Crash{Member: m2, Revived: true}, "revive: true"},
 		{"data of a host without a member", &fault.Destroy{Member: spare}, "no data"},
 		{"fill without a small quota", &fault.Fill{Member: m2}, "quota: 16MiB"},
 		{"a ring of three", &fault.Cut{Shape: "ring", Mode: "drop", Member: m2}, "at least 4"},

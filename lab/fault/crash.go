@@ -2,6 +2,8 @@ package fault
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -12,8 +14,14 @@ import (
 //
 // It is a process crash, not a power cut: what the process had written is in
 // the page cache and survives (FF12).
+//
+// Where a supervisor revives members it is told to leave this one dead, unless
+// it is to show what it does.
 type Crash struct {
-	Member lab.Target `default:"leader" doc:"whose process gets SIGKILL"`
+	Member  lab.Target `default:"leader" doc:"whose process gets SIGKILL"`
+	Revived bool       `doc:"the host's supervisor is not told, and has to start it again (cluster: revive)"`
+
+	was map[string]lab.ProcState // who was killed and is to be revived
 }
 
 // Doc says what the fault does.
@@ -36,28 +44,60 @@ func (f *Crash) Inject(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
-	if _, err := running(ctx, ms); err != nil {
+	was, err := running(ctx, ms)
+	if err != nil {
 		return err
 	}
+	if f.Revived {
+		if !e.Spec.Revive {
+			return errors.New("crash, revived: expected a cluster with `revive: true`: nobody starts its members again")
+		}
+		f.was = was
+	}
 	for _, m := range ms {
-		if err := kill(ctx, e, m); err != nil {
+		end := kill
+		if f.Revived {
+			end = signalKill
+		}
+		if err := end(ctx, e, m); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Prove looks at the processes and their ports.
+// Prove looks at the processes and their ports. What is revived has bitten once
+// another process runs.
 func (f *Crash) Prove(ctx context.Context, e *lab.Env) (lab.Proof, error) {
 	ms, err := seats(e, f.Member)
 	if err != nil {
 		return lab.Proof{}, err
 	}
-	return away(ctx, e, ms)
+	if f.was == nil {
+		return away(ctx, e, ms)
+	}
+	var again, same, not []string
+	for _, m := range ms {
+		was := f.was[m.Name]
+		switch st, err := m.Proc.State(ctx); {
+		case err != nil:
+			return lab.Proof{}, fmt.Errorf("process of %s: %w", m.Name, err)
+		case !st.Running:
+			not = append(not, m.Name+" does not run")
+		case st.Started == was.Started && st.PID == was.PID:
+			same = append(same, fmt.Sprintf("%s still runs as process %d", m.Name, st.PID))
+		default:
+			again = append(again, fmt.Sprintf("%s: process %d was killed, its supervisor has started %d", m.Name, was.PID, st.PID))
+		}
+	}
+	return verdict(len(ms), again, same, not), nil
 }
 
 // Heal starts who is down and still a member.
-func (f *Crash) Heal(ctx context.Context, e *lab.Env) error { return startAll(ctx, e, f.Member) }
+func (f *Crash) Heal(ctx context.Context, e *lab.Env) error {
+	f.was = nil
+	return startAll(ctx, e, f.Member)
+}
 
 // startAll starts everybody of a target who is down and still a member. It
 // waits for nobody, since the first may need the second for a quorum (FE43).

@@ -56,8 +56,25 @@ func running(ctx context.Context, ms []*lab.Member) (map[string]lab.ProcState, e
 	return out, nil
 }
 
-// kill ends the process of a member the hard way; nil when it does not run.
+// kill ends the process of a member the hard way, and sees to it that nobody
+// starts it again; nil when it does not run.
 func kill(ctx context.Context, e *lab.Env, m *lab.Member) error {
+	if err := signalKill(ctx, e, m); err != nil {
+		return err
+	}
+	if e.Spec.Revive {
+		if err := m.Proc.Stop(ctx); err != nil {
+			return fmt.Errorf("telling the supervisor of %s: %w", m.Name, err)
+		}
+	}
+	// Some faults go on to the member's files, which nobody may have open.
+	if now, err := m.Proc.State(ctx); err != nil || now.Running {
+		return errors.Join(err, fmt.Errorf("process %d of %s still runs after SIGKILL", now.PID, m.Name))
+	}
+	return nil
+}
+
+func signalKill(ctx context.Context, e *lab.Env, m *lab.Member) error {
 	st, err := m.Proc.State(ctx)
 	if err != nil {
 		return fmt.Errorf("process of %s: %w", m.Name, err)
@@ -70,10 +87,6 @@ func kill(ctx context.Context, e *lab.Env, m *lab.Member) error {
 		return fmt.Errorf("SIGKILL to %s: %w", m.Name, err)
 	}
 	e.Note(m.Name, "SIGKILL to process %d", st.PID)
-	// Some faults go on to the member's files, which nobody may have open.
-	if now, err := m.Proc.State(ctx); err != nil || now.Running {
-		return errors.Join(err, fmt.Errorf("process %d of %s still runs after SIGKILL", now.PID, m.Name))
-	}
 	return nil
 }
 

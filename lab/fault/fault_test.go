@@ -68,6 +68,43 @@ func TestProcesses(t *testing.T) {
 	)
 }
 
+// Where hosts start their members again, what a fault killed stays dead, unless
+// it is to be seen alive again.
+func TestRevived(t *testing.T) {
+	t.Parallel()
+	s := spec(3, 0)
+	s.Revive = true
+	b := newBed(t, s)
+	stays := func(name string) func(*testing.T, *bed, *lab.Env) {
+		return func(t *testing.T, b *bed, e *lab.Env) {
+			time.Sleep(1500 * time.Millisecond) // that nothing happens shows in time only
+			if st, err := b.member(name).Proc.State(t.Context()); err != nil || st.Running {
+				t.Errorf("%s: %+v, %v: want it dead", name, st, err)
+			}
+		}
+	}
+	f := &fault.Crash{Member: on("leader"), Revived: true}
+	e := b.env("revived")
+	b.aim(f, e)
+	never(t, f, e, "nobody was killed")
+	if err := f.Inject(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	until(t, f, e, lab.Bites)
+	for range 2 {
+		if err := f.Heal(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, f, e, lab.Gone)
+	b.ready(3)
+	b.lives(3,
+		life{"told", &fault.Crash{Member: on("m2")}, stays("m2")},
+		life{"stop", &fault.Stop{Member: on("m1")}, stays("m1")},
+		life{"wipe", &fault.Wipe{Member: on("m3")}, stays("m3")},
+	)
+}
+
 func (b *bed) member(name string) *lab.Member {
 	b.t.Helper()
 	m, err := b.Member(name)

@@ -237,7 +237,7 @@ func (c *course) join(name string) {
 // leave takes a member out that the operation has let in, handing leadership
 // over first. Members that were there before are never touched.
 func (c *course) leave(ctx context.Context, e *lab.Env, m *lab.Member) error {
-	_, l, err := agreed(ctx, e)
+	up, l, err := agreed(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (c *course) leave(ctx context.Context, e *lab.Env, m *lab.Member) error {
 		return nil
 	}
 	if !x.Learner {
-		to, err := c.heir(l, m)
+		to, err := c.heir(up, l, m)
 		if err != nil {
 			return err
 		}
@@ -257,21 +257,21 @@ func (c *course) leave(ctx context.Context, e *lab.Env, m *lab.Member) error {
 	return etcd.RemoveMember(ctx, e, m, x.ID)
 }
 
-// heir is a voting member that may lead when another goes: one that was there
-// before the operation, if there is one.
-func (c *course) heir(l etcd.Membership, not *lab.Member) (*lab.Member, error) {
+// heir is a voting member that may lead when another goes: of those that answer
+// one that was there before the operation, if there is one.
+func (c *course) heir(up []*lab.Member, l etcd.Membership, not *lab.Member) (*lab.Member, error) {
 	var others []*lab.Member
-	for _, x := range l.Members {
-		if x.Learner || x.Seat == nil || x.Seat == not {
+	for _, m := range up {
+		if x, ok := l.Of(m); !ok || x.Learner || m == not {
 			continue
 		}
-		if o, old := c.was.Members.find(x.Seat.Name); old && !o.Down {
-			return x.Seat, nil
+		if _, old := c.was.Members.find(m.Name); old {
+			return m, nil
 		}
-		others = append(others, x.Seat)
+		others = append(others, m)
 	}
 	if len(others) == 0 {
-		return nil, &lab.Failure{What: "voting members beside " + not.Name, Want: "one that can lead", Got: "none"}
+		return nil, &lab.Failure{What: "voting members beside " + not.Name, Want: "one that answers and can lead", Got: "none"}
 	}
 	return others[0], nil
 }

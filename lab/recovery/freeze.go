@@ -429,12 +429,8 @@ func (f *freeze) save(ctx context.Context, e *lab.Env) error {
 		if _, err := e.Run(ctx, m.Host, behind(e, m, "snapshot", "save", f.snapshot(), etcd.TimeLeft(ctx))); err != nil {
 			return err
 		}
-		data, err := m.Host.Get(ctx, f.snapshot())
-		if err != nil {
-			return err
-		}
 		var c Content
-		err = etcd.AsFile(data, func(file string) (err error) {
+		err := lab.Copied(ctx, m.Host, f.snapshot(), func(file string) (err error) {
 			c, _, err = contentOf(f.restore.File, file, false)
 			return err
 		})

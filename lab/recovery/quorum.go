@@ -355,18 +355,13 @@ func (s *Salvage) Steps(e *lab.Env) ([]operation.Step, error) {
 			return err
 		},
 		Gate: func(ctx context.Context, e *lab.Env) error {
-			data, err := m.Host.Get(ctx, file)
-			if err != nil {
+			return lab.Copied(ctx, m.Host, file, func(copied string) error {
+				c, _, err := contentOf(d.File, copied, false)
+				if err == nil {
+					e.Note(m.Name, "salvaged: %d keys at revision %d, in %s", c.Keys, c.Revision, d.File)
+				}
 				return err
-			}
-			if _, _, err := etcd.VerifySnapshot(d.File, bytes.NewReader(data)); err != nil {
-				return err
-			}
-			c, err := etcd.ReadSnapshot(data)
-			if err == nil {
-				e.Note(m.Name, "salvaged: %d keys at revision %d, in %s", len(c.Keys), c.Revision, d.File)
-			}
-			return err
+			})
 		},
 		Undo: func(ctx context.Context, e *lab.Env) error {
 			_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sh", "-c", `rm -rf -- "$1" "$1".quarantine.*`, "sh", file}})

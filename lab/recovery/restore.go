@@ -157,14 +157,15 @@ func (r *Restore) with(ctx context.Context, e *lab.Env, do func(file string) err
 	if err != nil {
 		return err
 	}
-	data, err := m.Host.Get(ctx, path.Join(m.Host.Dir(), r.File))
-	if errors.Is(err, fs.ErrNotExist) {
+	there := false
+	err = lab.Copied(ctx, m.Host, path.Join(m.Host.Dir(), r.File), func(file string) error {
+		there = true
+		return do(file)
+	})
+	if !there && errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("snapshot %s: there is no such file in the lab's directory on %s", r.File, r.From)
 	}
-	if err != nil {
-		return err
-	}
-	return etcd.AsFile(data, do)
+	return err
 }
 
 // stored calls do with it as the lab's own store has it.

@@ -1,7 +1,7 @@
 package snapshot
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -157,12 +157,24 @@ func (o onHost) put(ctx context.Context, name, file string) error {
 }
 
 func (o onHost) get(ctx context.Context, name string) (io.ReadCloser, error) {
-	data, err := o.host.Get(ctx, path.Join(o.dir, name))
-	if err != nil {
-		return nil, err
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { w.CloseWithError(lab.Download(ctx, o.host, path.Join(o.dir, name), w)) }()
+	d := download{bufio.NewReader(r), func() error { cancel(); return r.Close() }}
+	if _, err := d.Peek(1); err != nil && err != io.EOF {
+		return nil, errors.Join(err, d.Close())
 	}
-	return io.NopCloser(bytes.NewReader(data)), nil
+	return d, nil
 }
+
+// download is a file that is on its way, until it is closed.
+type download struct {
+	*bufio.Reader
+	end func() error
+}
+
+// Close implements io.Closer.
+func (d download) Close() error { return d.end() }
 
 func (o onHost) list(ctx context.Context) ([]string, error) {
 	out, err := o.run(ctx, "sh", "-c", `if [ -d "$1" ]; then cd "$1" && ls -1A; fi`, "sh", o.dir)

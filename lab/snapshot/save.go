@@ -438,13 +438,11 @@ func (s *Save) about(e *lab.Env, look []lab.Status, m *lab.Member, floor int64) 
 
 // fetch copies a file from a host into a new file of the store.
 func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp string, err error) {
-	data, err := h.Get(ctx, file)
-	if err != nil {
-		return "", err
-	}
 	return store.fill(func(f *os.File) error {
-		_, err := f.Write(data)
-		return errors.Join(err, f.Sync())
+		if err := lab.Download(ctx, h, file, f); err != nil {
+			return err
+		}
+		return f.Sync()
 	})
 }
 

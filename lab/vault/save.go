@@ -231,12 +231,8 @@ func salvage(ctx context.Context, e *lab.Env, store Store) (file string, side *s
 		}
 	}
 	survivor, cluster, _ := etcd.ParseIdentity(op.Decided.Old)
-	data, err := m.Host.Get(ctx, op.Decided.File)
-	if err != nil {
-		return "", nil, err
-	}
 	file, err = snapshot.Fill(store.Dir, func(f *os.File) (err error) {
-		if _, err = f.Write(data); err == nil {
+		if err = lab.Download(ctx, m.Host, op.Decided.File, f); err == nil {
 			side, err = snapshot.Inspect("salvaged from "+m.Name, f.Name())
 		}
 		if err == nil {
