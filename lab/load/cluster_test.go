@@ -163,6 +163,12 @@ func (r *record) read(t testing.TB) ([]lab.Op, []lab.Event) {
 	return ops, events
 }
 
+// soFar is what of it is on disk while more is written.
+func (r *record) soFar() []lab.Op {
+	ops, _ := lab.ReadHistory(filepath.Join(r.dir, "history.jsonl")) // its last line may be half written
+	return ops
+}
+
 // spec is a drill's load with its defaults.
 func spec() lab.LoadSpec {
 	return lab.LoadSpec{Clients: 4, Keys: 16, Size: 64, Reads: 0.3, Deletes: 0.05, Txns: 0.1, Watch: true,

@@ -251,15 +251,21 @@ func TestSpareJoins(t *testing.T) {
 	c.Spec.Members = 1 // what the drill says; that the second is up already is its luck
 	r := newRecord(t)
 	l := start(t, c, spec(), r)
-	until(t, "200 acknowledged writes", func() bool { return l.Acked() >= 200 })
+	through := func(ops []lab.Op) map[string]int {
+		n := map[string]int{}
+		for _, op := range ops {
+			if op.Member == "m2" && op.Outcome == lab.OK {
+				n[op.Kind]++
+			}
+		}
+		return n
+	}
+	until(t, "200 acknowledged writes, some through the second member", func() bool {
+		return l.Acked() >= 200 && through(r.soFar())[lab.OpPut] > 0
+	})
 	stop(t, l)
 	ops, _ := r.read(t)
-	n := map[string]int{}
-	for _, op := range ops {
-		if op.Member == "m2" && op.Outcome == lab.OK {
-			n[op.Kind]++
-		}
-	}
+	n := through(ops)
 	if n[lab.OpPut] == 0 || n[lab.OpEvent] < 200 {
 		t.Errorf("through the second member: %v", n)
 	}
