@@ -30,6 +30,7 @@ func TestShippedDrills(t *testing.T) {
 	if which == "" {
 		t.Skip("set ETCDRILL_DRILLS=all to run every shipped drill")
 	}
+	t.Parallel()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +96,7 @@ func TestShippedDrills(t *testing.T) {
 
 // A run that is killed at any moment leaves nothing that gc does not remove.
 func TestKilledRunsLeaveNothing(t *testing.T) {
+	t.Parallel()
 	b := here(t)
 	drill := `apiVersion: etcdrill/v1
 kind: Drill
