@@ -314,3 +314,24 @@ func TestRepairOrder(t *testing.T) {
 		t.Errorf("nobody joins: %q", stepNames(steps))
 	}
 }
+
+// Who deletes what the way back would need comes after the point from which there
+// is only the way forward: half of it may be done, and the way back asked for.
+func TestNothingIsClearedBeforeThePoint(t *testing.T) {
+	was := standing("m1", "m1", "m2", "m3")
+	names := []string{"m2", "m3", "m1"}
+	for name, op := range map[string]operation.Operation{
+		"upgrade":   &Upgrade{Decided: UpgradePlan{Was: was, Order: names, From: "3.7.2", To: "3.7.3", Tools: []Binary{{Name: "etcd"}}}},
+		"downgrade": &Upgrade{Down: true, Decided: UpgradePlan{Was: was, Order: names, From: "3.7.3", To: "3.6.1", Tools: []Binary{{Name: "etcd"}}}},
+		"rotate":    &Rotate{CA: true, Decided: RotatePlan{Was: was, Order: names}},
+	} {
+		steps, err := op.Steps(bare(3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := len(steps) - 1
+		if steps[last].Name != "clear up" || steps[last-1].Point == "" {
+			t.Errorf("%s: %s, point %q before it", name, steps[last].Name, steps[last-1].Point)
+		}
+	}
+}

@@ -145,6 +145,7 @@ func (r *Rotate) Steps(e *lab.Env) ([]operation.Step, error) {
 	if err != nil {
 		return nil, err
 	}
+	steps[len(steps)-1].Point = "the certificates of before are deleted next: the way back is another rotation"
 	return append(steps, operation.Step{
 		Name:     "clear up",
 		Shell:    ssh(e.Seats, func(m *lab.Member) string { return "rm -r " + c.pki(m) }),

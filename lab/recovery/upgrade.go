@@ -281,6 +281,7 @@ func (u *Upgrade) Steps(e *lab.Env) ([]operation.Step, error) {
 	if err != nil {
 		return nil, err
 	}
+	steps[len(steps)-1].Point = "the binaries of before are deleted next: the way back is another upgrade, or a downgrade"
 	return append(steps, operation.Step{
 		Name: "clear up",
 		Shell: ssh(hosts, func(m *lab.Member) string {
