@@ -1,8 +1,11 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -24,19 +27,27 @@ func CountOwn(ctx context.Context, c *lab.Cluster) (int64, error) {
 }
 
 // RemoveOwn takes the keys of lab.OwnKeys away again, and writes nothing where
-// there are none. It needs a quorum, and waits for one as long as ctx allows.
+// there are none. It needs a quorum, and waits for one as long as ctx allows:
+// members that have just come back answer that they timed out.
 func RemoveOwn(ctx context.Context, c *lab.Cluster) error {
-	n, err := CountOwn(ctx, c)
-	if err != nil || n == 0 {
-		return err
-	}
 	cli, err := Client(c)
 	if err != nil {
 		return err
 	}
 	defer cli.Close()
-	if _, err := cli.Delete(ctx, lab.OwnKeys, clientv3.WithPrefix()); err != nil {
-		return fmt.Errorf("keys below %s: %w", lab.OwnKeys, err)
-	}
-	return nil
+	var final error
+	err = lab.Until(ctx, "a quorum", func(ctx context.Context) error {
+		n, err := CountOwn(ctx, c)
+		if err == nil && n > 0 {
+			if _, err = cli.Delete(ctx, lab.OwnKeys, clientv3.WithPrefix()); err != nil {
+				err = fmt.Errorf("keys below %s: %w", lab.OwnKeys, err)
+			}
+		}
+		if err != nil && !slices.ContainsFunc(disturbed, func(text string) bool { return strings.Contains(err.Error(), text) }) {
+			final = err
+			return nil
+		}
+		return err
+	})
+	return cmp.Or(final, err)
 }
