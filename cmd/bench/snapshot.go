@@ -105,9 +105,10 @@ func (b *bench) snapshot(ctx context.Context) error { return b.saveAndRestore(ct
 // largeSnapshot does it with 1.5 GB.
 func (b *bench) largeSnapshot(ctx context.Context) error { return b.saveAndRestore(ctx, 1_000_000) }
 
-// saveAndRestore measures a save with its verification against etcdctl's, that of
-// a state against one of every member in a row, and the restore on three members side by side against one by etcdutl, in turn; and
-// from the loss of everything to the first write.
+// saveAndRestore measures, in turn, a save with its verification against
+// etcdctl's, that of a state against one of every member in a row, the restore on
+// three members side by side against one by etcdutl, and the time from the loss
+// of everything to the first write.
 func (b *bench) saveAndRestore(ctx context.Context, keys int) error {
 	s, down, err := b.filled(ctx, fmt.Sprintf("bench-snapshot-%d", keys), keys, 1024)
 	if err != nil {
