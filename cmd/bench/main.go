@@ -27,7 +27,7 @@ func main() {
 		os.Exit(code)
 	}
 	n := flag.Int("n", 10, "how often each start, crash and fault is measured; what takes long is measured half as often")
-	only := flag.String("only", "", "which to measure, parted by commas: backends (local, docker, ssh) or measurements (up, crash, drill, fault, load, snapshot, large-snapshot, total-loss, diff, command, fan-out, upload) or both (docker/up); all when empty")
+	only := flag.String("only", "", "which to measure, parted by commas: backends (local, docker, ssh) or measurements (up, crash, drill, fault, load, snapshot, large-snapshot, total-loss, diff, stretch, command, fan-out, upload) or both (docker/up); all when empty")
 	binary := flag.String("binary", "bin/etcdrill", "the etcdrill to measure as a whole command")
 	inventory := flag.String("inventory", os.Getenv("ETCDRILL_TEST_INVENTORY"), "file with at least three machines on which drills may run; without one, containers play them where there is an engine")
 	flag.Parse()
@@ -60,6 +60,7 @@ func (b *bench) measurements() []measurement {
 		{"local", "large-snapshot", b.largeSnapshot},
 		{"local", "total-loss", b.totalLoss},
 		{"local", "diff", b.diff},
+		{"local", "stretch", b.stretch},
 		{"docker", "up", b.dockerUp},
 		{"docker", "drill", b.dockerDrill},
 		{"docker", "fault", b.dockerFault},

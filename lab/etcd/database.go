@@ -5,12 +5,12 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash/crc64"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -38,7 +38,7 @@ type Value struct {
 
 // Sum is a checksum by which values are told apart. It is no protection from
 // somebody who wants two to look alike.
-func Sum(value []byte) uint64 { return crc64.Checksum(value, crc64.MakeTable(crc64.ECMA)) }
+func Sum(value []byte) uint64 { return xxhash.Sum64(value) }
 
 // ReadDatabase reads a database file. Keys cost about 100 bytes of memory each
 // beside their names; values are not kept. A file that is no database, or whose
