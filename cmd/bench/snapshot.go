@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -10,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/etcdrill/etcdrill/lab"
@@ -260,17 +260,42 @@ func (b *bench) diff(ctx context.Context) error {
 		cmd := exec.CommandContext(ctx, b.binary, "snapshot", "diff", files[0], files[1], "--lab", id)
 		cmd.Env = append(os.Environ(), "ETCDRILL_HOME="+filepath.Join(b.dir, "home"))
 		start := time.Now()
-		text, err := cmd.CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%w: %.300s", err, text)
+		var text bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &text, &text
+		if err := cmd.Start(); err != nil {
+			return err
 		}
-		if !strings.Contains(string(text), "1000 changed") {
-			return fmt.Errorf("the difference was not found: %.300s", text)
+		most := peak(cmd.Process.Pid)
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("%w: %.300s", err, text.String())
+		}
+		if !strings.Contains(text.String(), "1000 changed") {
+			return fmt.Errorf("the difference was not found: %.300s", text.String())
 		}
 		took = append(took, since(start))
-		memory = append(memory, float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)/1024)
+		memory = append(memory, <-most)
 	}
 	row("etcdrill snapshot diff, two of 1,000,000 keys, whole command", took, nil, "s")
 	row("  memory", memory, nil, "MiB")
 	return nil
+}
+
+// peak tells the most memory that a process has had, in MiB, when it has ended.
+// What the system tells of an ended process counts that of its parent, too.
+func peak(pid int) <-chan float64 {
+	most := make(chan float64, 1)
+	go func() {
+		var kib float64
+		for {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			_, after, there := strings.Cut(string(text), "VmHWM:")
+			if err != nil || !there {
+				break // it has none left
+			}
+			fmt.Sscan(after, &kib)
+			time.Sleep(5 * time.Millisecond)
+		}
+		most <- kib / 1024
+	}()
+	return most
 }
