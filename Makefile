@@ -71,7 +71,7 @@ test-vm: build ## virtual machines under QEMU, and drills on them over ssh
 	fixtures/vm/machines down $(VMS)
 	fixtures/vm/machines up $(VMS) 3
 	$(BACKEND) $(GO) test -timeout 30m -exec '$(CURDIR)/fixtures/vm/machines run $(VMS)' -run TestKernel ./drivers/kernel && \
-	$(BACKEND) $(GO) test -timeout 60m -run '(SameDrill|HostsAreHosts|NetworkGone|ClockWhenKilled)Elsewhere' ./cmd/etcdrill; \
+	$(BACKEND) $(DRILLS) -timeout 60m -run '(SameDrill|HostsAreHosts|NetworkGone|ClockWhenKilled)Elsewhere' $(COMMANDS); \
 	code=$$?; fixtures/vm/machines down $(VMS); exit $$code
 
 # An S3 server, of the module proxy.
