@@ -69,7 +69,12 @@ func TestShippedDrills(t *testing.T) {
 			}
 			// Machines that run this are small and shared, and some promises are
 			// about time. A drill that misses once is run again and told about;
-			// missing twice in a row is a failure.
+			// missing twice in a row is a failure. Damage may need some luck to
+			// show, the more of it the busier the machine is.
+			most := 2
+			if want == lab.Fail {
+				most = 6
+			}
 			for try := 1; ; try++ {
 				seed := rand.Uint64N(1 << 32)
 				r, err := lab.Run(t.Context(), d, drv, verbs.Kit(), lab.Options{Out: out, ID: lab.NewID(d.Name, time.Now(), seed), Seed: seed})
@@ -86,7 +91,7 @@ func TestShippedDrills(t *testing.T) {
 					t.Skip(r.Reason)
 				}
 				t.Logf("try %d, seed %d: %s, want %s: %s", try, seed, r.Verdict, want, r.Reason)
-				if try == 2 {
+				if try == most {
 					t.FailNow()
 				}
 			}
