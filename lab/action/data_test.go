@@ -26,7 +26,7 @@ func (b *bench) read(t *testing.T, key string, opts ...clientv3.OpOption) *clien
 		t.Fatal(err)
 	}
 	defer cli.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	r, err := cli.Get(ctx, key, opts...)
 	if err != nil {

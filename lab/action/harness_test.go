@@ -82,7 +82,7 @@ func (b *bench) status(t *testing.T, name string) lab.Status {
 func (b *bench) leader(t *testing.T) string {
 	t.Helper()
 	name := ""
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	err := lab.Until(ctx, "a leader", func(ctx context.Context) error {
 		names, err := lab.Pick("leader", b.Look(ctx), b.Rand)

@@ -16,7 +16,7 @@ import (
 
 func (b *bench) list(t *testing.T) etcd.Membership {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	l, err := etcd.Members(ctx, b.Cluster, false)
 	if err != nil {
@@ -74,7 +74,7 @@ func TestMembership(t *testing.T) {
 	}
 
 	// It comes back with a directory of its earlier life: that must not be used.
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err := b.Seats[3].Proc.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -231,7 +231,7 @@ func TestProcess(t *testing.T) {
 	if got := s.Get("peer-transport-security/cert-file"); got == nil {
 		t.Error("the rest of the section is gone")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	log := &check.Process{Member: lab.Target{Role: "m1", Names: []string{"m1"}}, Log: `"snapshot-count":1234`}
 	if err := lab.Until(ctx, "etcd to say so", func(ctx context.Context) error { return log.Holds(ctx, &lab.Env{Cluster: b.Cluster}) }); err != nil {
@@ -259,7 +259,7 @@ func TestForceNewCluster(t *testing.T) {
 	if l := b.list(t); l.Voters() != 2 {
 		t.Fatal("refused, and yet it did something")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err := b.Seats[1].Proc.Signal(ctx, "KILL"); err != nil {
 		t.Fatal(err)
@@ -310,7 +310,7 @@ func TestWatchAndWait(t *testing.T) {
 	b.must(t, &action.Put{}, "key=w/1", "value=x")
 	b.must(t, &action.Put{}, "key=elsewhere", "value=x")
 	b.must(t, &action.Delete{}, "key=w/1")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if err := w.Complete(ctx); err != nil {
 		t.Fatal(err)
