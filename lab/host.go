@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -86,20 +85,6 @@ func Download(ctx context.Context, h Host, path string, to io.Writer) error {
 		_, err = to.Write(data)
 	}
 	return err
-}
-
-// Copied calls do with a copy of a host's file on this machine for the while, in
-// the directory for temporary files. Its errors are those of Get, and of do.
-func Copied(ctx context.Context, h Host, path string, do func(file string) error) error {
-	f, err := os.CreateTemp("", "etcdrill-copy-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	if err := errors.Join(Download(ctx, h, path, f), f.Close()); err != nil {
-		return err
-	}
-	return do(f.Name())
 }
 
 // Cmd is a command for a Host: an argument vector, never a shell line.

@@ -1,7 +1,6 @@
 package action_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/action"
 	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/snapshot"
 )
 
 // read asks the cluster, past all actions.
@@ -161,22 +161,16 @@ func TestData(t *testing.T) {
 	})
 	t.Run("snapshot", func(t *testing.T) {
 		b.must(t, &action.Snapshot{}, "member=m2", "file=backup/one.db")
-		err := lab.Copied(t.Context(), b.Seats[1].Host, "backup/one.db", func(file string) error {
-			data, err := os.ReadFile(file)
-			if err != nil {
-				return err
-			}
-			if _, _, err := etcd.VerifySnapshot("one.db", bytes.NewReader(data)); err != nil {
-				return err
-			}
-			rev, err := etcd.FileRevision(file)
-			if now := b.read(t, "x").Header.Revision; rev < now {
-				t.Errorf("revision %d, want %d", rev, now)
-			}
-			return err
-		})
+		file, err := snapshot.Fetch(t.Context(), b.Seats[1].Host, "backup/one.db", t.TempDir())
 		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := etcd.VerifyFile("one.db", file); err != nil {
 			t.Error(err)
+		}
+		rev, err := etcd.FileRevision(file)
+		if now := b.read(t, "x").Header.Revision; err != nil || rev < now {
+			t.Errorf("revision %d, %v, want %d", rev, err, now)
 		}
 		if err := b.do(t, &action.Snapshot{}, "member=m2", "file=backup/one.db"); err == nil || !strings.Contains(err.Error(), "exists already") {
 			t.Errorf("overwritten without being told: %v", err)

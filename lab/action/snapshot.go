@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
+	"github.com/etcdrill/etcdrill/lab/snapshot"
 )
 
 // Snapshot saves a member's state into a file on its host.
@@ -62,23 +63,16 @@ func (a *Snapshot) Do(ctx context.Context, e *lab.Env) error {
 	if _, err := etcd.Tool(ctx, e, m, "etcdctl", "snapshot", "save", file, etcd.TimeLeft(ctx)); err != nil {
 		return err
 	}
-	read := false
-	var size, rev int64
-	err = lab.Copied(ctx, m.Host, file, func(copied string) error {
-		read = true
-		f, err := os.Open(copied)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if _, size, err = etcd.VerifySnapshot(a.File, f); err == nil {
-			rev, err = etcd.FileRevision(copied)
-		}
-		return err
-	})
-	if err != nil && !read {
+	copied, err := snapshot.Fetch(ctx, m.Host, file, os.TempDir())
+	if err != nil {
 		return fmt.Errorf("etcdctl said it saved %s on %s, and it cannot be read: %w", a.File, m.Name, err)
 	}
+	defer os.Remove(copied)
+	_, size, err := etcd.VerifyFile(a.File, copied)
+	if err != nil {
+		return err
+	}
+	rev, err := etcd.FileRevision(copied)
 	if err != nil {
 		return err
 	}

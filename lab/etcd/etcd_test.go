@@ -352,9 +352,12 @@ func TestVerifySnapshot(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	revision := func(data []byte) (rev int64, err error) {
-		err = etcd.AsFile(data, func(file string) (err error) { rev, err = etcd.FileRevision(file); return err })
-		return rev, err
+	revision := func(data []byte) (int64, error) {
+		file := filepath.Join(t.TempDir(), "a.db")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			return 0, err
+		}
+		return etcd.FileRevision(file)
 	}
 	if rev, err := revision(seed); rev != 42 || err != nil {
 		t.Errorf("revision %d, %v, want 42", rev, err)

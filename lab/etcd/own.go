@@ -19,6 +19,10 @@ func CountOwn(ctx context.Context, c *lab.Cluster) (int64, error) {
 		return 0, err
 	}
 	defer cli.Close()
+	return countOwn(ctx, cli)
+}
+
+func countOwn(ctx context.Context, cli *clientv3.Client) (int64, error) {
 	r, err := cli.Get(ctx, lab.OwnKeys, clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
 		return 0, fmt.Errorf("keys below %s: %w", lab.OwnKeys, err)
@@ -37,7 +41,7 @@ func RemoveOwn(ctx context.Context, c *lab.Cluster) error {
 	defer cli.Close()
 	var final error
 	err = lab.Until(ctx, "a quorum", func(ctx context.Context) error {
-		n, err := CountOwn(ctx, c)
+		n, err := countOwn(ctx, cli)
 		if err == nil && n > 0 {
 			if _, err = cli.Delete(ctx, lab.OwnKeys, clientv3.WithPrefix()); err != nil {
 				err = fmt.Errorf("keys below %s: %w", lab.OwnKeys, err)

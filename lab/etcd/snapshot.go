@@ -62,6 +62,16 @@ func VerifySnapshot(name string, r io.Reader) (sum string, size int64, err error
 	return hex.EncodeToString(h.Sum(nil)), total, nil
 }
 
+// VerifyFile is VerifySnapshot of a file of this machine.
+func VerifyFile(name, file string) (sum string, size int64, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	return VerifySnapshot(name, f)
+}
+
 // VerifyCopy checks a copy of a member's database file, which has no trailer to
 // compare: only that its pages are sound. Nobody can say whether a value in it
 // is the one that was written, nor what stood only in the member's log (FE10).
@@ -156,19 +166,4 @@ func sumBefore(r io.Reader) (h hash.Hash, total int64, last []byte, err error) {
 			return nil, total, nil, err
 		}
 	}
-}
-
-// AsFile calls do with a file of these bytes for the while, in the directory for
-// temporary files: a database is mapped into memory from a file.
-func AsFile(data []byte, do func(file string) error) error {
-	f, err := os.CreateTemp("", "etcdrill-snapshot-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return do(f.Name())
 }

@@ -48,17 +48,14 @@ func (f *Crash) Inject(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return err
 	}
+	end := kill
 	if f.Revived {
 		if !e.Spec.Revive {
 			return errors.New("crash, revived: expected a cluster with `revive: true`: nobody starts its members again")
 		}
-		f.was = was
+		f.was, end = was, signalKill
 	}
 	for _, m := range ms {
-		end := kill
-		if f.Revived {
-			end = signalKill
-		}
 		if err := end(ctx, e, m); err != nil {
 			return err
 		}

@@ -299,7 +299,7 @@ func retell(p *place, data []byte, what string) error {
 // notice (FE9).
 func (f *Snapshot) flip(data []byte) ([]byte, error) {
 	var places []int64
-	err := etcd.AsFile(data, func(file string) error {
+	err := asFile(data, func(file string) error {
 		name, at, err := etcd.ValueAt(file, f.Key, data)
 		if err == nil && len(at) == 0 {
 			err = fmt.Errorf("the value of %q was not found", name)
@@ -311,6 +311,16 @@ func (f *Snapshot) flip(data []byte) ([]byte, error) {
 		data[at] ^= 1
 	}
 	return data, err
+}
+
+// asFile calls do with a file of these bytes for the while: a database is
+// mapped into memory from a file.
+func asFile(data []byte, do func(file string) error) error {
+	file, err := snapshot.Fill(os.TempDir(), func(f *os.File) error { _, err := f.Write(data); return err })
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(file), os.Remove(file))
 }
 
 func packed(data []byte) ([]byte, error) {
@@ -371,7 +381,7 @@ func otherMembers(tx *bbolt.Tx) error {
 // right.
 func forged(data []byte, change func(*bbolt.Tx) error) ([]byte, error) {
 	var out []byte
-	err := etcd.AsFile(data[:len(data)-sha256.Size], func(file string) error {
+	err := asFile(data[:len(data)-sha256.Size], func(file string) error {
 		db, err := bbolt.Open(file, 0o600, nil)
 		if err != nil {
 			return err

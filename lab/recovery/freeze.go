@@ -429,11 +429,7 @@ func (f *freeze) save(ctx context.Context, e *lab.Env) error {
 		if _, err := e.Run(ctx, m.Host, behind(e, m, "snapshot", "save", f.snapshot(), etcd.TimeLeft(ctx))); err != nil {
 			return err
 		}
-		var c Content
-		err := lab.Copied(ctx, m.Host, f.snapshot(), func(file string) (err error) {
-			c, _, err = contentOf(f.restore.File, file, false)
-			return err
-		})
+		c, err := contentOn(ctx, m.Host, f.snapshot(), f.restore.File)
 		if err != nil {
 			return err
 		}

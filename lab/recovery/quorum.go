@@ -355,13 +355,11 @@ func (s *Salvage) Steps(e *lab.Env) ([]operation.Step, error) {
 			return err
 		},
 		Gate: func(ctx context.Context, e *lab.Env) error {
-			return lab.Copied(ctx, m.Host, file, func(copied string) error {
-				c, _, err := contentOf(d.File, copied, false)
-				if err == nil {
-					e.Note(m.Name, "salvaged: %d keys at revision %d, in %s", c.Keys, c.Revision, d.File)
-				}
-				return err
-			})
+			c, err := contentOn(ctx, m.Host, file, d.File)
+			if err == nil {
+				e.Note(m.Name, "salvaged: %d keys at revision %d, in %s", c.Keys, c.Revision, d.File)
+			}
+			return err
 		},
 		Undo: func(ctx context.Context, e *lab.Env) error {
 			_, err := e.Run(ctx, m.Host, lab.Cmd{Argv: []string{"sh", "-c", `rm -rf -- "$1" "$1".quarantine.*`, "sh", file}})

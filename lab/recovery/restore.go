@@ -89,7 +89,7 @@ func contentOf(name, file string, asCopy bool) (c Content, db *etcd.Database, er
 			c.SHA256, c.Size, err = summed(file)
 		}
 	} else {
-		c.SHA256, c.Size, err = verified(name, file)
+		c.SHA256, c.Size, err = etcd.VerifyFile(name, file)
 	}
 	if err != nil {
 		return Content{}, nil, err
@@ -104,14 +104,14 @@ func contentOf(name, file string, asCopy bool) (c Content, db *etcd.Database, er
 	return c, db, nil
 }
 
-// verified is etcd.VerifySnapshot of a file.
-func verified(name, file string) (sum string, size int64, err error) {
-	f, err := os.Open(file)
+// contentOn is contentOf a snapshot that lies on a host.
+func contentOn(ctx context.Context, h lab.Host, path, name string) (Content, error) {
+	file, err := snapshot.Fetch(ctx, h, path, os.TempDir())
 	if err != nil {
-		return "", 0, err
+		return Content{}, err
 	}
-	defer f.Close()
-	return etcd.VerifySnapshot(name, f)
+	c, _, err := contentOf(name, file, false)
+	return c, errors.Join(err, os.Remove(file))
 }
 
 // summed is the SHA-256 of a file, and how many bytes it has.
@@ -157,15 +157,14 @@ func (r *Restore) with(ctx context.Context, e *lab.Env, do func(file string) err
 	if err != nil {
 		return err
 	}
-	there := false
-	err = lab.Copied(ctx, m.Host, path.Join(m.Host.Dir(), r.File), func(file string) error {
-		there = true
-		return do(file)
-	})
-	if !there && errors.Is(err, fs.ErrNotExist) {
+	file, err := snapshot.Fetch(ctx, m.Host, path.Join(m.Host.Dir(), r.File), os.TempDir())
+	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("snapshot %s: there is no such file in the lab's directory on %s", r.File, r.From)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(file), os.Remove(file))
 }
 
 // stored calls do with it as the lab's own store has it.

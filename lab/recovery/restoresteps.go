@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/etcdrill/etcdrill/lab"
 	"github.com/etcdrill/etcdrill/lab/etcd"
@@ -230,27 +231,21 @@ func (r *Restore) stands(ctx context.Context, e *lab.Env, s stage) error {
 // the one that was decided on.
 func (r *Restore) copy(ctx context.Context, e *lab.Env, targets []*lab.Member) error {
 	return r.with(ctx, e, func(file string) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		is := make(chan error, 1)
-		go func() {
+		both, ctx := errgroup.WithContext(ctx)
+		both.Go(func() error {
 			sum, _, err := summed(file)
 			if err == nil && sum != r.Decided.SHA256 {
 				err = &lab.Failure{What: "sha256 of " + r.File, Want: r.Decided.SHA256 + ", as when it was decided", Got: sum}
 			}
-			if err != nil {
-				cancel()
-			}
-			is <- err
-		}()
-		err := etcd.Each(targets, func(_ int, m *lab.Member) error {
-			e.Note(m.Name, "gets the snapshot, %d bytes", r.Decided.Size)
-			return lab.Upload(ctx, m.Host, r.upload(m), 0o600, file)
+			return err
 		})
-		if other := <-is; other != nil {
-			return other
-		}
-		return err
+		both.Go(func() error {
+			return etcd.Each(targets, func(_ int, m *lab.Member) error {
+				e.Note(m.Name, "gets the snapshot, %d bytes", r.Decided.Size)
+				return lab.Upload(ctx, m.Host, r.upload(m), 0o600, file)
+			})
+		})
+		return both.Wait()
 	})
 }
 

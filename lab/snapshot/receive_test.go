@@ -121,7 +121,7 @@ func TestReceive(t *testing.T) {
 			m := &lab.Member{Name: "m1", Host: localhost{dir: t.TempDir()}, LocalURL: "http://" + l.Addr().String()}
 			e := &lab.Env{Cluster: &lab.Cluster{}, Journal: lab.NewJournal(nothing{}, time.Now(), func(lab.Event) {})}
 			dir, side := t.TempDir(), &Sidecar{Floor: c.floor}
-			file, err := (Store{Dir: dir}).fill(func(f *os.File) error {
+			file, err := Fill(dir, func(f *os.File) error {
 				return (&Save{}).receive(t.Context(), e, nil, m, side, f, time.Minute)
 			})
 			left, lerr := os.ReadDir(dir)

@@ -105,7 +105,7 @@ func (s *Save) Take(ctx context.Context, e *lab.Env) (file string, side *Sidecar
 	if src.Bin == "" && !s.NoTrial { // nothing may be put on its host
 		return "", nil, &lab.Failure{What: "snapshot refused", Want: "no-trial, for a cluster that is only looked at", Got: "a trial, which boots a member on its host"}
 	}
-	temp, err := store.fill(func(f *os.File) error { return s.receive(ctx, e, look, src, side, f, limit) })
+	temp, err := Fill(store.scratch(), func(f *os.File) error { return s.receive(ctx, e, look, src, side, f, limit) })
 	if err != nil {
 		return "", nil, err
 	}
@@ -436,16 +436,6 @@ func (s *Save) about(e *lab.Env, look []lab.Status, m *lab.Member, floor int64) 
 		Led: st.Role == "leader", Lag: lag, Floor: floor, Etcd: st.Version}
 }
 
-// fetch copies a file from a host into a new file of the store.
-func fetch(ctx context.Context, h lab.Host, file string, store Store) (temp string, err error) {
-	return store.fill(func(f *os.File) error {
-		if err := lab.Download(ctx, h, file, f); err != nil {
-			return err
-		}
-		return f.Sync()
-	})
-}
-
 // Inspect verifies a file on this machine, byte by byte and page by page, and
 // tells what it has. name is what it is called in a *lab.Failure.
 func Inspect(name, file string) (*Sidecar, error) {
@@ -462,12 +452,7 @@ func (s *Sidecar) read(name, file string) error {
 
 // load is read, for those who want the keys too.
 func (s *Sidecar) load(name, file string) (*etcd.Database, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	sum, size, err := etcd.VerifySnapshot(name, f)
+	sum, size, err := etcd.VerifyFile(name, file)
 	if err != nil {
 		return nil, err
 	}

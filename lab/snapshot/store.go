@@ -183,10 +183,14 @@ func ValidLabel(label string) error {
 	return nil
 }
 
-// fill is [Fill] in the store's directory, or for a store that is elsewhere in
-// that for temporary files.
-func (s Store) fill(write func(f *os.File) error) (file string, err error) {
-	return Fill(cmp.Or(s.Dir, os.TempDir()), write)
+// scratch is where files lie that have no name in the store: its directory, or
+// for a store that is elsewhere that for temporary files.
+func (s Store) scratch() string { return cmp.Or(s.Dir, os.TempDir()) }
+
+// Fetch copies a file of a host into a new one of this machine, see [Fill],
+// that the caller deletes. Its errors are those of lab.Download.
+func Fetch(ctx context.Context, h lab.Host, path, dir string) (file string, err error) {
+	return Fill(dir, func(f *os.File) error { return lab.Download(ctx, h, path, f) })
 }
 
 // Fill makes a file in the directory of a store that is nothing of it yet, for
@@ -255,7 +259,7 @@ func (s Store) add(ctx context.Context, temp string, side *Sidecar, how Packing)
 	if err != nil {
 		return "", err
 	}
-	beside, err := s.fill(func(f *os.File) error {
+	beside, err := Fill(s.scratch(), func(f *os.File) error {
 		_, err := f.Write(append(data, '\n'))
 		return errors.Join(err, f.Sync(), f.Chmod(0o400))
 	})
@@ -289,7 +293,7 @@ func (s Store) pack(file string, how Packing) (string, error) {
 		return "", err
 	}
 	defer in.Close()
-	packed, err := s.fill(func(out *os.File) error { return errors.Join(how.pack(out, in), out.Sync()) })
+	packed, err := Fill(s.scratch(), func(out *os.File) error { return errors.Join(how.pack(out, in), out.Sync()) })
 	if err != nil {
 		err = fmt.Errorf("packing of a snapshot: %w", err)
 	}
@@ -316,7 +320,7 @@ func (e Entry) Open(ctx context.Context, identity string) (file string, done fun
 	if c, ok := r.(io.Closer); ok {
 		defer c.Close()
 	}
-	file, err = e.store.fill(func(out *os.File) error {
+	file, err = Fill(e.store.scratch(), func(out *os.File) error {
 		_, err := io.Copy(out, r)
 		if err != nil && r != in && ctx.Err() == nil {
 			err = notWhole("snapshot", filepath.Base(e.File), err)

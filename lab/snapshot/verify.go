@@ -86,7 +86,7 @@ func (v *Verify) find(ctx context.Context, e *lab.Env, store Store) (file string
 		if err != nil {
 			return "", nil, nil, err
 		}
-		file, err = fetch(ctx, m.Host, v.Snapshot, store)
+		file, err = Fetch(ctx, m.Host, v.Snapshot, store.scratch())
 		if errors.Is(err, fs.ErrNotExist) {
 			err = &lab.Failure{What: "snapshot " + v.Snapshot + " on " + m.Name, Want: "a file", Got: "none"}
 		}
