@@ -148,7 +148,7 @@ func ViaHosts(members ...*lab.Member) grpc.DialOption {
 // connect makes a bare connection to one member, over its host as in Local. It
 // has no endpoint balancer, and above all no retries, so that "it does not
 // answer" is known at once.
-func connect(c *lab.Cluster, m *lab.Member) (*grpc.ClientConn, error) {
+func connect(c *lab.Cluster, m *lab.Member, how ...grpc.DialOption) (*grpc.ClientConn, error) {
 	u := parse(m.LocalURL)
 	creds := insecure.NewCredentials()
 	if u.Scheme == "https" {
@@ -156,6 +156,6 @@ func connect(c *lab.Cluster, m *lab.Member) (*grpc.ClientConn, error) {
 			return nil, fmt.Errorf("%s speaks TLS at %s and the lab has no certificates", m.Name, m.LocalURL)
 		}
 	}
-	opts := append(dialOptions(c), ViaHosts(m), grpc.WithTransportCredentials(creds), grpc.WithDisableServiceConfig())
-	return grpc.NewClient("passthrough:///"+u.Host, opts...)
+	how = append(append(dialOptions(c), ViaHosts(m), grpc.WithTransportCredentials(creds), grpc.WithDisableServiceConfig()), how...)
+	return grpc.NewClient("passthrough:///"+u.Host, how...)
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -27,40 +26,6 @@ func HashAt(ctx context.Context, c *lab.Cluster, m *lab.Member, revision int64) 
 		return err
 	})
 	return out, err
-}
-
-// ReceiveSnapshot asks one seat for a snapshot, as etcdctl does, and calls do
-// with its bytes while they come. They are to be verified: see VerifySnapshot.
-func ReceiveSnapshot(ctx context.Context, c *lab.Cluster, m *lab.Member, do func(io.Reader) error) error {
-	return call(ctx, c, m, func(ctx context.Context, _ pb.KVClient, mt pb.MaintenanceClient) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel() // ends what do has not read
-		s, err := mt.Snapshot(ctx, &pb.SnapshotRequest{})
-		if err != nil {
-			return err
-		}
-		return do(&pieces{stream: s})
-	})
-}
-
-// pieces are the bytes of a snapshot that comes in pieces.
-type pieces struct {
-	stream pb.Maintenance_SnapshotClient
-	rest   []byte // of the last piece
-}
-
-// Read implements io.Reader.
-func (p *pieces) Read(to []byte) (int, error) {
-	for len(p.rest) == 0 {
-		r, err := p.stream.Recv()
-		if err != nil {
-			return 0, err // io.EOF at the end
-		}
-		p.rest = r.GetBlob()
-	}
-	n := copy(to, p.rest)
-	p.rest = p.rest[n:]
-	return n, nil
 }
 
 // RevisionOf reads how far one seat is: the revision of a linearizable read,

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -466,10 +467,14 @@ func (s *Sidecar) load(name, file string) (*etcd.Database, error) {
 
 // sound reads a database whose pages are.
 func sound(name, file string) (*etcd.Database, error) {
-	if err := etcd.CheckPages(file); err != nil {
-		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database whose pages are sound", Got: err.Error()}
-	}
+	var wrong error
+	var pages sync.WaitGroup
+	pages.Go(func() { wrong = etcd.CheckPages(file) })
 	d, err := etcd.ReadDatabase(file)
+	pages.Wait()
+	if wrong != nil {
+		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database whose pages are sound", Got: wrong.Error()}
+	}
 	if err != nil {
 		return nil, &lab.Failure{What: "snapshot " + name, Want: "a database of etcd", Got: err.Error()}
 	}
