@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -12,7 +13,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"go.etcd.io/bbolt"
-	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/server/v3/lease/leasepb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
@@ -24,7 +25,16 @@ type Database struct {
 	Compacted int64  // up to which it is compacted, 0 when never
 	Storage   string // storage version, such as 3.6; empty before 3.6, which wrote none down (FE6)
 	Members   []Listed
-	Keys      Keys // those that are there at Revision
+	Keys      Keys    // those that are there at Revision
+	Leases    []Lease // by id
+}
+
+// Lease is a lease as a database has it: with the time it was granted for, and
+// not what is left of it, so that it begins anew where the database is restored.
+type Lease struct {
+	ID   int64
+	TTL  time.Duration
+	Keys []string // that die with it, sorted
 }
 
 // Keys are the keys of a store at one revision.
@@ -48,7 +58,11 @@ func ReadDatabase(file string) (*Database, error) {
 	d := &Database{Keys: Keys{}}
 	err := inDatabase(file, func(tx *bbolt.Tx) error {
 		var err error
-		if d.Revision, err = d.Keys.read(tx); err != nil {
+		leased := map[string]int64{}
+		if d.Revision, err = d.Keys.read(tx, leased); err != nil {
+			return err
+		}
+		if d.Leases, err = leases(tx, leased); err != nil {
 			return err
 		}
 		if meta := tx.Bucket([]byte("meta")); meta != nil {
@@ -134,8 +148,8 @@ func revisionOf(key []byte) int64 {
 func deleted(key []byte) bool { return len(key) == 18 && key[17] == 't' }
 
 // read takes all keys from a database, in order of their revisions, so that the
-// last one of each stays.
-func (k Keys) read(tx *bbolt.Tx) (revision int64, err error) {
+// last one of each stays; leased gets the leases of those that have one.
+func (k Keys) read(tx *bbolt.Tx, leased map[string]int64) (revision int64, err error) {
 	b := tx.Bucket([]byte("key"))
 	if b == nil {
 		return 0, fmt.Errorf("it has no bucket of keys")
@@ -146,18 +160,46 @@ func (k Keys) read(tx *bbolt.Tx) (revision int64, err error) {
 		if len(record) == 0 {
 			return nil // what a revision bump leaves (FE14): no key
 		}
-		key, value, ok := keyValue(record)
+		key, value, lease, ok := keyValue(record)
 		switch {
 		case !ok:
 			return fmt.Errorf("revision %d: its record cannot be read", revision)
 		case deleted(rev):
 			delete(k, string(key))
+			lease = 0
 		default:
 			k[string(key)] = Value{Revision: revision, Sum: Sum(value)}
+		}
+		if lease != 0 {
+			leased[string(key)] = lease
+		} else if len(leased) > 0 {
+			delete(leased, string(key))
 		}
 		return nil
 	})
 	return revision, err
+}
+
+// leases reads those that the database has.
+func leases(tx *bbolt.Tx, leased map[string]int64) ([]Lease, error) {
+	b := tx.Bucket([]byte("lease"))
+	if b == nil {
+		return nil, nil
+	}
+	keys := map[int64][]string{}
+	for _, key := range slices.Sorted(maps.Keys(leased)) {
+		keys[leased[key]] = append(keys[leased[key]], key)
+	}
+	var out []Lease
+	err := b.ForEach(func(_, record []byte) error {
+		var l leasepb.Lease
+		if err := proto.Unmarshal(record, &l); err != nil {
+			return fmt.Errorf("its leases: %w", err)
+		}
+		out = append(out, Lease{ID: l.ID, TTL: time.Duration(l.TTL) * time.Second, Keys: keys[l.ID]})
+		return nil
+	})
+	return out, err
 }
 
 // Record is what a database holds of a key, to write it again.
@@ -179,7 +221,7 @@ func ReadRecords(file, prefix string) (map[string]Record, error) {
 			if len(record) == 0 {
 				return nil // what a revision bump leaves (FE14): no key
 			}
-			key, _, ok := keyValue(record)
+			key, value, lease, ok := keyValue(record)
 			switch {
 			case !ok:
 				return fmt.Errorf("revision %d: its record cannot be read", revisionOf(rev))
@@ -189,41 +231,38 @@ func ReadRecords(file, prefix string) (map[string]Record, error) {
 				delete(out, string(key))
 				return nil
 			}
-			var kv mvccpb.KeyValue
-			if err := proto.Unmarshal(record, &kv); err != nil {
-				return fmt.Errorf("revision %d: %w", revisionOf(rev), err)
-			}
-			out[string(kv.Key)] = Record{Value: kv.Value, Lease: kv.Lease}
+			out[string(key)] = Record{Value: bytes.Clone(value), Lease: lease}
 			return nil
 		})
 	})
 	return out, err
 }
 
-// keyValue finds key and value in a record as etcd stores it, the message
-// KeyValue of its API, without a copy of either.
-func keyValue(record []byte) (key, value []byte, ok bool) {
+// keyValue finds key, value and lease in a record as etcd stores it, the
+// message KeyValue of its API, without a copy of either.
+func keyValue(record []byte) (key, value []byte, lease int64, ok bool) {
 	for len(record) > 0 {
 		field, typ, n := protowire.ConsumeTag(record)
 		if n < 0 {
-			return nil, nil, false
+			return nil, nil, 0, false
 		}
 		body := record[n:]
 		m := protowire.ConsumeFieldValue(field, typ, body)
 		if m < 0 {
-			return nil, nil, false
+			return nil, nil, 0, false
 		}
-		if typ == protowire.BytesType {
-			switch b, _ := protowire.ConsumeBytes(body); field {
-			case 1:
-				key = b
-			case 5:
-				value = b
-			}
+		switch {
+		case field == 1 && typ == protowire.BytesType:
+			key, _ = protowire.ConsumeBytes(body)
+		case field == 5 && typ == protowire.BytesType:
+			value, _ = protowire.ConsumeBytes(body)
+		case field == 6 && typ == protowire.VarintType:
+			id, _ := protowire.ConsumeVarint(body)
+			lease = int64(id)
 		}
 		record = body[m:]
 	}
-	return key, value, len(key) > 0
+	return key, value, lease, len(key) > 0
 }
 
 // listed reads the members that the database knows. The cluster's id is not
@@ -300,7 +339,7 @@ func ValueAt(file string, key string, data []byte) (name string, places []int64,
 			return fmt.Errorf("it has no bucket of keys")
 		}
 		return b.ForEach(func(rev, r []byte) error {
-			k, v, ok := keyValue(r)
+			k, v, _, ok := keyValue(r)
 			if ok && len(v) > 0 && !deleted(rev) && (key == string(k) || key == "" && record == nil) {
 				record, name = bytes.Clone(r), string(k)
 				back = len(r) - bytes.LastIndex(r, v) - len(v) + 1

@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -53,7 +55,16 @@ func database(t testing.TB, writes []write, meta map[string]string) string {
 				return err
 			}
 		}
-		b, err := tx.CreateBucket([]byte("meta"))
+		b, err := tx.CreateBucket([]byte("lease"))
+		if err != nil {
+			return err
+		}
+		granted := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 77)
+		granted = protowire.AppendVarint(protowire.AppendTag(granted, 2, protowire.VarintType), 30)
+		if err := b.Put(binary.BigEndian.AppendUint64(nil, 77), granted); err != nil {
+			return err
+		}
+		b, err = tx.CreateBucket([]byte("meta"))
 		if err != nil {
 			return err
 		}
@@ -91,6 +102,9 @@ func TestReadDatabase(t *testing.T) {
 	}
 	if len(d.Members) != 1 || d.Members[0].HexID() != "2a" || d.Members[0].Name != "m1" {
 		t.Errorf("members %+v", d.Members)
+	}
+	if len(d.Leases) != 1 || d.Leases[0].ID != 77 || d.Leases[0].TTL != 30*time.Second || !slices.Equal(d.Leases[0].Keys, []string{"a", "c"}) {
+		t.Errorf("leases %+v", d.Leases)
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {

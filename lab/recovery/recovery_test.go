@@ -43,6 +43,24 @@ func (b *bench) put(key, value string) {
 	b.Put(b.t, key, value)
 }
 
+// lock writes a key with a lease of so many seconds.
+func (b *bench) lock(key string, seconds int64) clientv3.LeaseID {
+	b.t.Helper()
+	cli, err := etcd.Client(b.Cluster)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer cli.Close()
+	l, err := cli.Grant(b.t.Context(), seconds)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := cli.Put(b.t.Context(), key, "held", clientv3.WithLease(l.ID)); err != nil {
+		b.t.Fatal(err)
+	}
+	return l.ID
+}
+
 func (b *bench) has(key, want string) {
 	b.t.Helper()
 	b.Has(b.t, key, want)
@@ -117,6 +135,7 @@ func (b *bench) refused(err error, text string) {
 func TestRestore(t *testing.T) {
 	b := up(t, 3, 1)
 	b.put("kept", "1")
+	lease := b.lock("lock/worker", 300)
 	saved := b.snapshot(0, "first.db")
 	b.put("later", "2")
 	old, _ := b.cluster()
@@ -174,6 +193,9 @@ func TestRestore(t *testing.T) {
 	}
 	b.has("kept", "1")
 	b.has("later", "")
+	if said, want := b.Notes(), fmt.Sprintf("%x of 5m0s with lock/worker", lease); !strings.Contains(said, want) {
+		t.Errorf("want it said that a lock comes back, %q:\n%s", want, said)
+	}
 	if ok, err := etcd.Configured(t.Context(), b.Seats[1]); ok || err != nil {
 		t.Errorf("m2 is out and configured: %v, %v", ok, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -211,6 +212,9 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	if r.Copy {
 		e.Note("", "%s is a copy of a database: whether its values are those that were written nobody can say, and what stood only in the log is lost", r.File)
 	}
+	if len(content.Leases) > 0 {
+		e.Note("", "leases begin anew, with their keys, whether or not anybody holds them any more: %s", anew(content.Leases))
+	}
 	if err := r.needed(ctx, e, look); err != nil {
 		return err
 	}
@@ -229,6 +233,27 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 	d.Highest = max(known.highest, d.Revision)
 	d.Bump = leap + (d.Highest-d.Revision)*6/5
 	return r.room(ctx, e)
+}
+
+// anew lists leases that come back with their full time: locks of holders that
+// are gone, and keys that had expired.
+func anew(leases []etcd.Lease) string {
+	var out []string
+	for _, l := range leases {
+		out = append(out, fmt.Sprintf("%s of %s with %s", strconv.FormatInt(l.ID, 16), l.TTL, some(l.Keys, 3)))
+	}
+	return some(out, 10)
+}
+
+// some names the first so many, and how many there are besides.
+func some(all []string, most int) string {
+	switch {
+	case len(all) == 0:
+		return "nothing"
+	case len(all) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
+	}
+	return strings.Join(all, ", ")
 }
 
 // leap is how far above everything that was seen a restored cluster goes on.

@@ -30,6 +30,7 @@ type Sidecar struct {
 	Compacted int64            `json:"compacted,omitempty"` // up to which it is compacted
 	Keys      int64            `json:"keys"`
 	Prefixes  map[string]int64 `json:"prefixes"` // keys by etcd.Keys.Prefixes
+	Leases    int64            `json:"leases,omitempty"`
 	Storage   string           `json:"storage,omitempty"`
 	Members   []Member         `json:"members"`
 
@@ -63,7 +64,7 @@ type Member struct {
 func (s *Sidecar) fill(d *etcd.Database, sum string, size int64) {
 	s.SHA256, s.Size = sum, size
 	s.Revision, s.Compacted, s.Storage = d.Revision, d.Compacted, d.Storage
-	s.Keys, s.Prefixes = int64(len(d.Keys)), d.Keys.Prefixes()
+	s.Keys, s.Prefixes, s.Leases = int64(len(d.Keys)), d.Keys.Prefixes(), int64(len(d.Leases))
 	s.Members = nil
 	for _, m := range d.Members {
 		s.Members = append(s.Members, Member{ID: m.HexID(), Name: m.Name, Learner: m.Learner})
@@ -132,6 +133,9 @@ func (s *Sidecar) String() string {
 	line("keys", "%d", s.Keys)
 	for _, p := range slices.Sorted(maps.Keys(s.Prefixes)) {
 		line("", "%8d %s", s.Prefixes[p], p)
+	}
+	if s.Leases > 0 {
+		line("leases", "%d, which begin anew where it is restored", s.Leases)
 	}
 	role := "follower"
 	switch {
