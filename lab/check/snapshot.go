@@ -3,17 +3,19 @@ package check
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
 	"github.com/etcdrill/etcdrill/lab"
+	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/snapshot"
 )
 
 // Snapshot asks about snapshots in a store.
 type Snapshot struct {
 	Snapshot string `doc:"name or label of one, or latest: it must be sound, as its sidecar says, with a trial that went well; or the path of a file on this machine, with a slash in it, which must be sound"`
-	Live     string `doc:"true: it has the keys and values that the cluster has now; false: it has not"`
+	Live     string `doc:"true: it has the keys and values that the cluster has now, those of etcdrill aside; false: it has not"`
 	Store    string `doc:"where snapshots are kept: a directory on this machine, ssh://HOST/PATH, s3://BUCKET/PREFIX?endpoint=URL; absent: the lab's own"`
 	Stored   int    `default:"-1" doc:"how many there are, of whatever name"`
 	Identity string `doc:"file with age secret keys on this machine, for a snapshot that is encrypted"`
@@ -84,6 +86,9 @@ func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
 	now, rev, err := snapshot.KeysOf(ctx, e, snapshot.Verify{Snapshot: snapshot.Live})
 	if err != nil {
 		return fmt.Errorf("could not look: %w", err)
+	}
+	for _, keys := range []etcd.Keys{then, now} { // a probe of ours is nobody's data
+		maps.DeleteFunc(keys, func(key string, _ etcd.Value) bool { return strings.HasPrefix(key, lab.OwnKeys) })
 	}
 	changes := snapshot.Diff(then, now)
 	if (len(changes) == 0) == want {

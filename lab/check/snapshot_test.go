@@ -20,6 +20,8 @@ func TestSnapshotAndFile(t *testing.T) {
 	b.fails(t, "an empty store", &check.Snapshot{}, "snapshot=latest")
 	b.do(t, &action.SnapshotSave{}, "label=one")
 	b.holds(t, &check.Snapshot{}, "stored=1", "snapshot=one", "live=true")
+	b.holds(t, &check.Writes{}, "accepted=true") // its probe is nobody's data
+	b.holds(t, &check.Snapshot{}, "snapshot=one", "live=true")
 	b.fails(t, "no difference", &check.Snapshot{}, "snapshot=one", "live=false")
 	b.fails(t, "want 0, got 1", &check.Snapshot{}, "stored=0")
 	if _, err := b.cli.Put(t.Context(), "Gabon", "Ambolo"); err != nil {
