@@ -31,10 +31,11 @@ test-drills: ## every shipped drill, those that show damage too, and 50 killed r
 	ETCDRILL_DRILLS=all ETCDRILL_KILLS=50 $(GO) test -timeout 40m -parallel 4 ./cmd/etcdrill -run 'TestShippedDrills|TestKilledRunsLeaveNothing'
 
 KILLED   ?= TestKilledOperations|TestKilledHosts
-# How many labs side by side.
+# How many labs side by side, and at which records a host dies: each, each second …
 SIDE     ?= 8
+HOSTS    ?= 1
 test-kills: ## operations killed at every record of their journal, then resumed, then rolled back; takes long
-	ETCDRILL_DRILLS=all $(DRILLS) -timeout 60m -parallel $(SIDE) -run '$(KILLED)' $(COMMANDS)
+	ETCDRILL_DRILLS=all ETCDRILL_KILLED_HOSTS=$(HOSTS) $(DRILLS) -timeout 60m -parallel $(SIDE) -run '$(KILLED)' $(COMMANDS)
 
 test-museum: build ## stock etcd binaries: a known bug found, no false alarm without it; upgrades and downgrades
 	fixtures/museum/test

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ var killables = map[string]killable{
 // members are those of the end, or of the beginning, with all the data that was
 // promised, as one cluster, and nothing is left of what was begun.
 func TestKilledOperations(t *testing.T) {
-	kills(t, func(t *testing.T, b *raised) {
+	kills(t, 1, func(t *testing.T, b *raised) {
 		b.each(func(n int) {
 			b.kill(n, "rollback")
 			b.kill(n, "resume")
@@ -74,15 +75,17 @@ func TestKilledOperations(t *testing.T) {
 	})
 }
 
-// A host dies together with who works on it, after each record; so it is missing
-// when the operation is gone on with, and comes back later.
+// A host dies together with who works on it, after each record, or each fourth
+// with ETCDRILL_KILLED_HOSTS=4; so it is missing when the operation is gone on
+// with, and comes back later.
 func TestKilledHosts(t *testing.T) {
-	kills(t, func(t *testing.T, b *raised) {
+	every, _ := strconv.Atoi(os.Getenv("ETCDRILL_KILLED_HOSTS"))
+	kills(t, max(1, every), func(t *testing.T, b *raised) {
 		b.each(b.killWithHost)
 	})
 }
 
-func kills(t *testing.T, test func(t *testing.T, b *raised)) {
+func kills(t *testing.T, every int, test func(t *testing.T, b *raised)) {
 	if os.Getenv("ETCDRILL_DRILLS") != "all" {
 		t.Skip("make test-kills runs it; it takes minutes")
 	}
@@ -91,7 +94,7 @@ func kills(t *testing.T, test func(t *testing.T, b *raised)) {
 			t.Run(fmt.Sprintf("%s %d", name, lane+1), func(t *testing.T) {
 				t.Parallel()
 				b := raise(t, op)
-				b.lane = lane
+				b.first, b.step = every*(lane+1), every*max(1, op.lanes)
 				test(t, b)
 				b.leaves()
 			})
@@ -101,7 +104,7 @@ func kills(t *testing.T, test func(t *testing.T, b *raised)) {
 
 // each calls do with the numbers of records that are this lab's.
 func (b *raised) each(do func(n int)) {
-	for n := 1 + b.lane; !b.over; n += max(1, b.lanes) {
+	for n := b.first; !b.over; n += b.step {
 		do(n)
 	}
 }
@@ -119,7 +122,7 @@ type raised struct {
 	builds      [2]string // directories: of what runs, and of what is to run
 	id          string    // of the cluster
 	saved, now  string    // what it held at the time of prepare, and holds now
-	lane        int       // which records are its own
+	first, step int       // which records are its own
 	over        bool      // there are no more records to survive
 }
 
@@ -189,7 +192,7 @@ func (b *raised) begin(n int) {
 	}
 	args := b.args(b)
 	out, code := b.command(dying(n), args...)
-	beyond := n > b.lanes && b.lanes > 1 && code == exitPass // another lab has the last record
+	beyond := b.step > 1 && n > b.step && code == exitPass // another lab has the last record, or none
 	if code != -1 && !beyond {
 		b.t.Fatalf("%q was to die after %d records: exit %d\n%s", args, n, code, out)
 	}
