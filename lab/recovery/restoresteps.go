@@ -678,8 +678,8 @@ func (r *Restore) serves(ctx context.Context, e *lab.Env, targets []*lab.Member)
 	}
 	e.Journal.Add(lab.Event{Kind: lab.EventReturn, Return: &lab.Return{Revision: d.Revision, From: from}})
 	lost := "nothing above it was seen"
-	if n := d.Highest - d.Revision; n > 0 {
-		lost = fmt.Sprintf("the last that was seen is %d, so %d revisions at least are lost", d.Highest, n)
+	if d.Highest > d.Revision {
+		lost = fmt.Sprintf("revision %d was seen, and what was written above %d is lost", d.Highest, d.Revision)
 	}
 	e.Note("", "cluster %s serves with %d keys of revision %d and goes on from revision %d; %s", d.Cluster, d.Keys, d.Revision, from, lost)
 	return nil
