@@ -241,16 +241,7 @@ func ReadRecords(file, prefix string) (map[string]Record, error) {
 // keyValue finds key, value and lease in a record as etcd stores it, the
 // message KeyValue of its API, without a copy of either.
 func keyValue(record []byte) (key, value []byte, lease int64, ok bool) {
-	for len(record) > 0 {
-		field, typ, n := protowire.ConsumeTag(record)
-		if n < 0 {
-			return nil, nil, 0, false
-		}
-		body := record[n:]
-		m := protowire.ConsumeFieldValue(field, typ, body)
-		if m < 0 {
-			return nil, nil, 0, false
-		}
+	whole := fields(record, func(field protowire.Number, typ protowire.Type, body []byte) {
 		switch {
 		case field == 1 && typ == protowire.BytesType:
 			key, _ = protowire.ConsumeBytes(body)
@@ -260,9 +251,26 @@ func keyValue(record []byte) (key, value []byte, lease int64, ok bool) {
 			id, _ := protowire.ConsumeVarint(body)
 			lease = int64(id)
 		}
-		record = body[m:]
+	})
+	return key, value, lease, whole && len(key) > 0
+}
+
+// fields calls do with each field of a message as protocol buffers write it,
+// and says whether it is one to its end.
+func fields(message []byte, do func(field protowire.Number, typ protowire.Type, body []byte)) bool {
+	for len(message) > 0 {
+		field, typ, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return false
+		}
+		body := message[n:]
+		if n = protowire.ConsumeFieldValue(field, typ, body); n < 0 {
+			return false
+		}
+		do(field, typ, body[:n])
+		message = body[n:]
 	}
-	return key, value, lease, len(key) > 0
+	return true
 }
 
 // listed reads the members that the database knows. The cluster's id is not

@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
 
 	"github.com/etcdrill/etcdrill/lab"
 )
@@ -102,8 +103,8 @@ func Describe(hashes []Hash) string {
 	return fmt.Sprintf("%s at revision %d", strings.Join(out, ", "), hashes[0].Revision)
 }
 
-func call(ctx context.Context, c *lab.Cluster, m *lab.Member, do func(context.Context, pb.KVClient, pb.MaintenanceClient) error) error {
-	conn, err := connect(c, m)
+func call(ctx context.Context, c *lab.Cluster, m *lab.Member, do func(context.Context, pb.KVClient, pb.MaintenanceClient) error, how ...grpc.DialOption) error {
+	conn, err := connect(c, m, how...)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 
@@ -23,21 +22,15 @@ func ReceiveSnapshot(ctx context.Context, c *lab.Cluster, m *lab.Member, do func
 	// What a member may send before it is answered: so that neither waits for
 	// the other.
 	const ahead = 4 << 20
-	conn, err := connect(c, m, grpc.WithInitialWindowSize(ahead), grpc.WithInitialConnWindowSize(ahead), grpc.WithReadBufferSize(ahead/16))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends what do has not read
-	s, err := pb.NewMaintenanceClient(conn).Snapshot(ctx, &pb.SnapshotRequest{}, grpc.ForceCodecV2(blobs{encoding.GetCodecV2(proto.Name)}))
-	if err == nil {
-		err = do(&pieces{stream: s})
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", m.Name, err)
-	}
-	return nil
+	return call(ctx, c, m, func(ctx context.Context, _ pb.KVClient, mt pb.MaintenanceClient) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel() // ends what do has not read
+		s, err := mt.Snapshot(ctx, &pb.SnapshotRequest{}, grpc.ForceCodecV2(blobs{encoding.GetCodecV2(proto.Name)}))
+		if err != nil {
+			return err
+		}
+		return do(&pieces{stream: s})
+	}, grpc.WithInitialWindowSize(ahead), grpc.WithInitialConnWindowSize(ahead), grpc.WithReadBufferSize(ahead/16))
 }
 
 // pieces are the bytes of a snapshot that comes in pieces.
@@ -76,19 +69,13 @@ func (blobs) Unmarshal(data mem.BufferSlice, v any) error {
 	p.all = slices.Grow(p.all[:0], data.Len())[:data.Len()]
 	data.CopyTo(p.all)
 	p.blob = nil
-	for rest := p.all; len(rest) > 0; {
-		field, typ, n := protowire.ConsumeTag(rest)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		body := rest[n:]
-		if n = protowire.ConsumeFieldValue(field, typ, body); n < 0 {
-			return protowire.ParseError(n)
-		}
+	whole := fields(p.all, func(field protowire.Number, typ protowire.Type, body []byte) {
 		if field == 3 && typ == protowire.BytesType {
 			p.blob, _ = protowire.ConsumeBytes(body)
 		}
-		rest = body[n:]
+	})
+	if !whole {
+		return errors.New("a piece of a snapshot that makes no sense")
 	}
 	return nil
 }
