@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -72,6 +73,15 @@ func Upload(ctx context.Context, h Host, path string, mode fs.FileMode, file str
 // contract is that of Get; when it fails, a part of the file may have come.
 type Downloader interface {
 	Download(ctx context.Context, path string, to io.Writer) error
+}
+
+// Whole is Get by way of Download: all of the file, or nothing of it.
+func Whole(ctx context.Context, d Downloader, path string) ([]byte, error) {
+	var b bytes.Buffer
+	if err := d.Download(ctx, path, &b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 // Download writes a file of a host, as Get reads it, piece by piece where the

@@ -263,11 +263,7 @@ func (h *Host) Upload(ctx context.Context, path string, mode fs.FileMode, file s
 
 // Get implements lab.Host.
 func (h *Host) Get(ctx context.Context, path string) ([]byte, error) {
-	var b bytes.Buffer
-	if err := h.Download(ctx, path, &b); err != nil {
-		return nil, err // a part of a file is none
-	}
-	return b.Bytes(), nil
+	return lab.Whole(ctx, h, path)
 }
 
 // Download implements lab.Downloader.
