@@ -3,12 +3,11 @@ package check
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/etcdrill/etcdrill/lab"
-	"github.com/etcdrill/etcdrill/lab/etcd"
 	"github.com/etcdrill/etcdrill/lab/snapshot"
 )
 
@@ -87,10 +86,8 @@ func (s *Snapshot) Holds(ctx context.Context, e *lab.Env) error {
 	if err != nil {
 		return fmt.Errorf("could not look: %w", err)
 	}
-	for _, keys := range []etcd.Keys{then, now} { // a probe of ours is nobody's data
-		maps.DeleteFunc(keys, func(key string, _ etcd.Value) bool { return strings.HasPrefix(key, lab.OwnKeys) })
-	}
-	changes := snapshot.Diff(then, now)
+	// A probe of ours is nobody's data.
+	changes := slices.DeleteFunc(snapshot.Diff(then, now), func(c snapshot.Change) bool { return strings.HasPrefix(c.Key, lab.OwnKeys) })
 	if (len(changes) == 0) == want {
 		return nil
 	}
