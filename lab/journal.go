@@ -214,6 +214,14 @@ func readLinesWith[T any](path string, decode func(line []byte, v *T) error) ([]
 	}
 }
 
+// Some names the first so many of all, and says how many more there are.
+func Some(all []string, most int) string {
+	if len(all) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
+	}
+	return strings.Join(all, ", ")
+}
+
 func clip(s string, n int) string {
 	s = strings.TrimRight(s, "\n")
 	if len(s) > n {

@@ -70,7 +70,7 @@ func (c *court) measure(e lab.Expect) (string, lab.Verdict) {
 		return number(c.acked)
 	case "linearizable":
 		l := c.linear
-		over := fmt.Sprintf("%d keys take more than the budget of %d steps: %s", len(l.Unknown), c.opts.Steps, some(l.Unknown))
+		over := fmt.Sprintf("%d keys take more than the budget of %d steps: %s", len(l.Unknown), c.opts.Steps, lab.Some(l.Unknown, 5))
 		switch c.answer() {
 		case "yes":
 			return fmt.Sprintf("yes: %d operations on %d keys", l.Ops, l.Keys), lab.Pass
@@ -78,7 +78,7 @@ func (c *court) measure(e lab.Expect) (string, lab.Verdict) {
 			if len(l.Bad) == 0 {
 				return "no: each key by itself is, all keys together are not", lab.Fail
 			}
-			return "no: " + some(l.Bad), lab.Fail
+			return "no: " + lab.Some(l.Bad, 5), lab.Fail
 		}
 		return "unknown: " + over, lab.Undecided
 	case "revisions":
@@ -156,13 +156,4 @@ func met(e lab.Expect, v float64) lab.Verdict {
 		return lab.Pass
 	}
 	return lab.Fail
-}
-
-// some lists the first few of many.
-func some(names []string) string {
-	const n = 5
-	if len(names) > n {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:n], ", "), len(names)-n)
-	}
-	return strings.Join(names, ", ")
 }

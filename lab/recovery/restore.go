@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,7 +14,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -240,20 +240,9 @@ func (r *Restore) Decide(ctx context.Context, e *lab.Env) error {
 func anew(leases []etcd.Lease) string {
 	var out []string
 	for _, l := range leases {
-		out = append(out, fmt.Sprintf("%s of %s with %s", strconv.FormatInt(l.ID, 16), l.TTL, some(l.Keys, 3)))
+		out = append(out, fmt.Sprintf("%s of %s with %s", etcd.HexID(uint64(l.ID)), l.TTL, cmp.Or(lab.Some(l.Keys, 3), "nothing")))
 	}
-	return some(out, 10)
-}
-
-// some names the first so many, and how many there are besides.
-func some(all []string, most int) string {
-	switch {
-	case len(all) == 0:
-		return "nothing"
-	case len(all) > most:
-		return fmt.Sprintf("%s and %d more", strings.Join(all[:most], ", "), len(all)-most)
-	}
-	return strings.Join(all, ", ")
+	return lab.Some(out, 10)
 }
 
 // leap is how far above everything that was seen a restored cluster goes on.
